@@ -1,0 +1,263 @@
+"""The users service: the app, its endpoints, and how a failure becomes a status.
+
+Run it with `uvicorn main:app --reload`, then open http://localhost:8000/docs.
+"""
+
+import logging
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Header, HTTPException, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
+from sqlalchemy import ColumnElement, delete, insert, select, true, update
+from sqlalchemy.exc import IntegrityError, OperationalError, TimeoutError
+from sqlalchemy.orm import Session
+from starlette.routing import Match
+
+from database import HealthSession, ReadSession, WriteSession, create_tables
+from models import Base, User
+from schemas import Health, Problem, UserCreate, UserId, UserQuery, UserRead, UserUpdate
+
+logger = logging.getLogger("uvicorn.error")
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    """Have the tables there before the first request."""
+    await run_in_threadpool(create_tables, Base.metadata)
+    yield
+
+
+HEADERS = {
+    "ETag": "The version of the user, for `If-Match` and `If-None-Match`",
+    "Link": 'The address of the next page, as `rel="next"`; absent on the last',
+    "Location": "The address of the user",
+}
+
+
+def answers(status: int, *headers: str, others: Sequence[int] = ()) -> dict[int | str, Any]:
+    """Document an endpoint in OpenAPI: the headers of its success, and its other statuses."""
+    described = {h: {"description": HEADERS[h], "schema": {"type": "string"}} for h in headers}
+    documented: dict[int | str, Any] = {status: {"headers": described}}
+    for other in others:
+        documented[other] = {"description": HTTPStatus(other).phrase}
+        if other >= 400:
+            documented[other]["model"] = Problem
+    return documented
+
+
+# FastAPI, with the pages of /docs served from this machine rather than from somebody's CDN.
+app = FastAPIOffline(
+    title="Users",
+    version="1.0.0",
+    lifespan=lifespan,
+    max_body_size=64 * 1024,  # bytes; the longest valid user is far below
+    redirect_slashes=False,  # the redirect would repeat whatever Host the client claims
+    generate_unique_id_function=lambda route: route.name,
+    responses={503: {"model": Problem, "description": "The database does not answer"}},
+)
+
+USER = (User.id, User.name, User.email, User.version)
+IfMatch = Annotated[
+    str | None,
+    Header(max_length=1000, description="Only if the user's `ETag` is still one of these"),
+]
+
+
+def etag(version: int) -> str:
+    """Name a version of a user in HTTP's way (RFC 9110, 8.8.3)."""
+    return f'"{version}"'
+
+
+def unchanged(if_match: str | None) -> ColumnElement[bool]:
+    """Turn If-Match (RFC 9110, 13.1.1) into a condition, which the write itself then checks."""
+    if if_match is None or if_match.strip() == "*":
+        return true()
+    # A weak tag, W/"1", never matches here; nor does anything that etag() did not write.
+    strong = re.findall(r'(?<!W/)"([1-9][0-9]{0,17})"', if_match)
+    return User.version.in_([int(version) for version in strong])
+
+
+def not_written(db: Session, user_id: int) -> HTTPException:
+    """Say why a write found no row: no such user, or no longer in the version asked for."""
+    if db.scalar(select(User.id).where(User.id == user_id)) is None:
+        return HTTPException(404, "No such user")
+    return HTTPException(412, "The user has changed since you read it")
+
+
+def email_taken(db: Session, error: IntegrityError, email: str) -> HTTPException:
+    """Tell whose e-mail it is; raise `error` again if it is about something else.
+
+    Both databases name the column in the first line: `users.email` or `uq_users_email`.
+    """
+    if not re.search(r"\busers\.email\b|\buq_users_email\b", str(error.orig).partition("\n")[0]):
+        raise error
+    db.rollback()
+    owner = db.scalar(select(User.id).where(User.email == email))
+    headers = {"Location": f"/users/{owner}"} if owner else None  # it may just have been deleted
+    return HTTPException(409, "This e-mail is taken", headers)
+
+
+@app.get("/users", response_model=list[UserRead], responses=answers(200, "Link"))
+@app.get("/users/", response_model=list[UserRead], include_in_schema=False)
+def read_users(query: Annotated[UserQuery, Query()], response: Response, db: ReadSession) -> Any:
+    """List users in the order of their ids, a page at a time.
+
+    While there are more, the `Link` header (RFC 8288) has the address of the next page.
+    """
+    statement = select(User.id, User.name, User.email).where(User.id > query.after)
+    if query.email is not None:
+        statement = statement.where(User.email == query.email)
+    # One more than asked for tells whether there is a next page.
+    users = db.execute(statement.order_by(User.id).limit(query.limit + 1)).all()
+    if len(users) > query.limit:
+        users = users[: query.limit]
+        after = users[-1].id
+        response.headers["Link"] = f'</users?limit={query.limit}&after={after}>; rel="next"'
+    return users
+
+
+@app.post(
+    "/users",
+    status_code=201,
+    response_model=UserRead,
+    responses=answers(201, "Location", "ETag", others=[400, 409, 413]),
+)
+@app.post("/users/", status_code=201, response_model=UserRead, include_in_schema=False)
+def create_user(new: UserCreate, response: Response, db: WriteSession) -> Any:
+    """Add a user.
+
+    If the e-mail is taken, `Location` has the user that has it: a client that lost the answer
+    can send the same request again.
+    """
+    try:
+        user = db.execute(insert(User).values(**new.model_dump()).returning(*USER)).one()
+    except IntegrityError as error:
+        raise email_taken(db, error, new.email) from None
+    db.commit()
+    response.headers["Location"] = f"/users/{user.id}"
+    response.headers["ETag"] = etag(user.version)
+    return user
+
+
+@app.get(
+    "/users/{user_id}",
+    response_model=UserRead,
+    responses=answers(200, "ETag", others=[304, 404]),
+)
+def read_user(
+    user_id: UserId,
+    response: Response,
+    db: ReadSession,
+    if_none_match: Annotated[
+        str | None, Header(description="Answer 304 if the user's `ETag` is one of these")
+    ] = None,
+) -> Any:
+    """Get one user, with its version in `ETag`."""
+    user = db.execute(select(*USER).where(User.id == user_id)).one_or_none()
+    if user is None:
+        raise HTTPException(404, "No such user")
+    tag = etag(user.version)
+    response.headers["ETag"] = tag
+    # A weak tag, W/"1", matches too: RFC 9110, 13.1.2.
+    if if_none_match and (if_none_match.strip() == "*" or tag in if_none_match):
+        return Response(status_code=304, headers={"ETag": tag})
+    return user
+
+
+@app.patch(
+    "/users/{user_id}",
+    response_model=UserRead,
+    responses=answers(200, "ETag", others=[400, 404, 409, 412, 413]),
+)
+def update_user(
+    user_id: UserId,
+    change: UserUpdate,
+    response: Response,
+    db: WriteSession,
+    if_match: IfMatch = None,
+) -> Any:
+    """Change the name, the e-mail or both.
+
+    With `If-Match`, only if nobody else changed the user since you read that `ETag`.
+    """
+    values = change.model_dump()
+    try:
+        user = db.execute(
+            update(User)
+            .where(User.id == user_id, unchanged(if_match))
+            .values(**values, version=User.version + 1)
+            .returning(*USER)
+        ).one_or_none()
+    except IntegrityError as error:
+        raise email_taken(db, error, values["email"]) from None
+    if user is None:
+        raise not_written(db, user_id)
+    db.commit()
+    response.headers["ETag"] = etag(user.version)
+    return user
+
+
+@app.delete("/users/{user_id}", status_code=204, responses=answers(204, others=[404, 412]))
+def delete_user(user_id: UserId, db: WriteSession, if_match: IfMatch = None) -> None:
+    """Delete a user. Its id is never given out again."""
+    gone = db.execute(
+        delete(User).where(User.id == user_id, unchanged(if_match)).returning(User.id)
+    ).one_or_none()
+    if gone is None:
+        raise not_written(db, user_id)
+    db.commit()
+
+
+@app.get("/health", response_model=Health)
+def health(db: HealthSession) -> Any:
+    """Tell whether the service and its database answer."""
+    db.execute(select(1))
+    return {"status": "ok"}
+
+
+@app.exception_handler(RequestValidationError)
+def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
+    """Answer 422 in FastAPI's shape, but repeat nothing of what came in.
+
+    What came in may be a megabyte, a secret, or NaN, which has no place in JSON.
+    """
+    detail = [
+        {
+            "type": fault["type"],
+            # The name of an unknown field is the client's, too.
+            "loc": fault["loc"][:-1] if fault["type"] == "extra_forbidden" else fault["loc"],
+            # What follows the colon quotes the e-mail that was refused.
+            "msg": fault["msg"].partition(":")[0],
+        }
+        for fault in error.errors()
+    ]
+    return JSONResponse({"detail": detail}, 422)
+
+
+@app.exception_handler(OperationalError)
+@app.exception_handler(TimeoutError)
+def unavailable(_: Request, error: Exception) -> JSONResponse:
+    """Answer 503 when the database is away, locked or has no connection left."""
+    logger.error("The database does not answer: %s", error)
+    return JSONResponse({"detail": "The database does not answer"}, 503, {"Retry-After": "1"})
+
+
+@app.exception_handler(405)
+def method_not_allowed(request: Request, _: HTTPException) -> JSONResponse:
+    """Name every method of the address in `Allow` (RFC 9110, 15.5.6), not just one route's."""
+    allowed = {
+        method
+        for route in app.routes
+        if route.matches(request.scope)[0] is not Match.NONE
+        for method in getattr(route, "methods", None) or ()
+    }
+    return JSONResponse(
+        {"detail": "Method Not Allowed"}, 405, {"Allow": ", ".join(sorted(allowed))}
+    )

@@ -1,0 +1,141 @@
+"""What every test stands on: a real uvicorn process over a real database, spoken to over HTTP."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import sqlalchemy
+
+ROOT = Path(__file__).parent.parent
+
+
+class Service:
+    """A uvicorn process, started as a user starts it, on a port that the system picks."""
+
+    def __init__(self, database_url: str, log: Path, *options: str, cwd: Path = ROOT) -> None:
+        self.log = log
+        environment = os.environ | {"DATABASE_URL": database_url, "PYTHONUNBUFFERED": "1"}
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "uvicorn", "main:app", "--port", "0", *options],
+                cwd=cwd,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait(self, seconds: float = 30) -> httpx.Client:
+        """Return a client of the service as soon as it listens."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if found := re.search(r"running on (http://\S+)", self.log.read_text()):
+                self.url = found[1]
+            if "Application startup complete" in self.log.read_text() and found:
+                return httpx.Client(base_url=self.url, timeout=30)
+            assert self.process.poll() is None, self.log.read_text()
+            time.sleep(0.02)
+        raise AssertionError(f"not up after {seconds} s:\n{self.log.read_text()}")
+
+    def stop(self, signal_number: int = signal.SIGTERM) -> int:
+        """Send the signal and return the exit code."""
+        self.process.send_signal(signal_number)
+        return self.process.wait(30)
+
+
+StartService = Callable[..., Service]
+
+
+@pytest.fixture(scope="session")
+def _start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartService]:
+    started: list[Service] = []
+
+    def start(database_url: str, *options: str, cwd: Path = ROOT) -> Service:
+        log = tmp_path_factory.mktemp("service") / "log"
+        started.append(Service(database_url, log, *options, cwd=cwd))
+        return started[-1]
+
+    yield start
+    for service in started:
+        service.process.kill()
+        service.process.wait()
+
+
+@pytest.fixture
+def start(_start: StartService) -> Iterator[StartService]:
+    """Start services that the test may break or stop; none of them may print a traceback."""
+    mine: list[Service] = []
+
+    def remember(database_url: str, *options: str, cwd: Path = ROOT) -> Service:
+        mine.append(_start(database_url, *options, cwd=cwd))
+        return mine[-1]
+
+    yield remember
+    for service in mine:
+        service.process.kill()
+        service.process.wait()
+        assert "Traceback" not in service.log.read_text(), service.log.read_text()
+
+
+@pytest.fixture(scope="session")
+def shared_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The database of the service that most tests share."""
+    return f"sqlite:///{tmp_path_factory.mktemp('shared')}/users.db"
+
+
+@pytest.fixture(scope="session")
+def shared_service(_start: StartService, shared_url: str) -> Service:
+    service = _start(shared_url)
+    service.wait().close()
+    return service
+
+
+@pytest.fixture
+def database(shared_url: str, shared_service: Service) -> Iterator[sqlalchemy.Engine]:
+    """Another program's way into the database of the shared service."""
+    engine = sqlalchemy.create_engine(shared_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def client(shared_service: Service, database: sqlalchemy.Engine) -> Iterator[httpx.Client]:
+    """A client of the shared service, which has no users and prints no traceback."""
+    with database.begin() as connection:
+        connection.execute(sqlalchemy.text("DELETE FROM users"))
+    seen = len(shared_service.log.read_text())
+    with httpx.Client(base_url=shared_service.url, timeout=30) as client:
+        yield client
+    assert "Traceback" not in (log := shared_service.log.read_text()[seen:]), log
+
+
+@pytest.fixture
+def new_database(tmp_path: Path) -> str:
+    """The URL of a database in which there is nothing yet."""
+    return f"sqlite:///{tmp_path}/new.db"
+
+
+@pytest.fixture
+def python(new_database: str) -> Callable[[str], str]:
+    """Run some lines of Python beside the service's files, over an empty database."""
+
+    def run(code: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code],
+            cwd=ROOT,
+            env=os.environ | {"DATABASE_URL": new_database},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    return run
