@@ -3,6 +3,7 @@
 Run it with `uvicorn main:app --reload`, then open http://localhost:8000/docs.
 """
 
+import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Sequence
@@ -10,28 +11,49 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, HTTPException, Query, Request, Response
+from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from sqlalchemy import ColumnElement, delete, insert, select, true, update
-from sqlalchemy.exc import IntegrityError, OperationalError, TimeoutError
+from sqlalchemy.exc import (
+    IntegrityError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    ProgrammingError,
+    TimeoutError,
+)
 from sqlalchemy.orm import Session
 from starlette.routing import Match
 
-from database import HealthSession, ReadSession, WriteSession, create_tables
-from models import Base, User
+from database import HealthSession, ReadSession, WriteSession, note_arrival, upgrade
+from models import User
 from schemas import Health, Problem, UserCreate, UserId, UserQuery, UserRead, UserUpdate
 
 logger = logging.getLogger("uvicorn.error")
 
 
+async def prepare() -> None:
+    """Bring the tables up to date, however long the database takes to be there."""
+    while True:
+        try:
+            return await run_in_threadpool(upgrade)
+        except OperationalError as error:
+            logger.warning("The database does not answer yet: %s", error.orig)
+            await asyncio.sleep(0.5)
+
+
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    """Have the tables there before the first request."""
-    await run_in_threadpool(create_tables, Base.metadata)
+    """Start when the database is ready, or answer 503 until it is."""
+    preparing = asyncio.create_task(prepare())
+    await asyncio.wait([preparing], timeout=5)
+    if preparing.done():
+        await preparing  # raises what went wrong
     yield
+    preparing.cancel()
 
 
 HEADERS = {
@@ -57,6 +79,7 @@ app = FastAPIOffline(
     title="Users",
     version="1.0.0",
     lifespan=lifespan,
+    dependencies=[Depends(note_arrival)],
     max_body_size=64 * 1024,  # bytes; the longest valid user is far below
     redirect_slashes=False,  # the redirect would repeat whatever Host the client claims
     generate_unique_id_function=lambda route: route.name,
@@ -241,11 +264,14 @@ def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
     return JSONResponse({"detail": detail}, 422)
 
 
-@app.exception_handler(OperationalError)
-@app.exception_handler(TimeoutError)
+@app.exception_handler(OperationalError)  # away, locked, deadlock, serialization failure, …
+@app.exception_handler(InterfaceError)  # the connection broke
+@app.exception_handler(InternalError)  # no longer the primary, and read-only
+@app.exception_handler(ProgrammingError)  # no tables yet
+@app.exception_handler(TimeoutError)  # no session or connection became free
 def unavailable(_: Request, error: Exception) -> JSONResponse:
     """Answer 503 when the database is away, locked or has no connection left."""
-    logger.error("The database does not answer: %s", error)
+    logger.error("The database does not answer: %s", getattr(error, "orig", error))
     return JSONResponse({"detail": "The database does not answer"}, 503, {"Retry-After": "1"})
 
 

@@ -1,17 +1,23 @@
 """What every test stands on: a real uvicorn process over a real database, spoken to over HTTP."""
 
+import itertools
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 import sqlalchemy
+
+from postgres import Postgres
 
 ROOT = Path(__file__).parent.parent
 
@@ -84,9 +90,68 @@ def start(_start: StartService) -> Iterator[StartService]:
 
 
 @pytest.fixture(scope="session")
-def shared_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+def postgres_directory() -> Iterator[Path]:
+    """A directory that everybody may enter, which those of pytest are not."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+@pytest.fixture(scope="session")
+def shared_postgres(postgres_directory: Path) -> Iterator[Postgres]:
+    server = Postgres(postgres_directory)
+    server.create()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def make_postgres(postgres_directory: Path) -> Iterator[Callable[[], Postgres]]:
+    """Prepare servers of its own for a test that stops them."""
+    servers: list[Postgres] = []
+
+    def make() -> Postgres:
+        servers.append(Postgres(postgres_directory))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        with suppress(subprocess.CalledProcessError):  # the test has stopped it
+            server.stop("immediate")
+
+
+@pytest.fixture
+def postgres(make_postgres: Callable[[], Postgres]) -> Postgres:
+    """A running server of its own, for a test that stops it."""
+    server = make_postgres()
+    server.create()
+    return server
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def create_database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], str]:
+    """Make an empty database and return its URL. What needs it runs on both databases."""
+    numbers = itertools.count(1)
+    if request.param == "sqlite":
+        directory = tmp_path_factory.mktemp("sqlite")
+        return lambda: f"sqlite:///{directory}/{next(numbers)}.db"
+    server: Postgres = request.getfixturevalue("shared_postgres")
+
+    def create() -> str:
+        name = f"test{next(numbers)}"
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}".encode())
+        return server.url(name)
+
+    return create
+
+
+@pytest.fixture(scope="session")
+def shared_url(create_database: Callable[[], str]) -> str:
     """The database of the service that most tests share."""
-    return f"sqlite:///{tmp_path_factory.mktemp('shared')}/users.db"
+    return create_database()
 
 
 @pytest.fixture(scope="session")
@@ -116,9 +181,9 @@ def client(shared_service: Service, database: sqlalchemy.Engine) -> Iterator[htt
 
 
 @pytest.fixture
-def new_database(tmp_path: Path) -> str:
+def new_database(create_database: Callable[[], str]) -> str:
     """The URL of a database in which there is nothing yet."""
-    return f"sqlite:///{tmp_path}/new.db"
+    return create_database()
 
 
 @pytest.fixture

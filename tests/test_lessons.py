@@ -47,9 +47,9 @@ def test_lesson_3_session_local_makes_sessions_that_wait_for_their_commit(
 ) -> None:
     assert python("""
 from sqlalchemy import func, select
-from database import SessionLocal, create_tables, engine
-from models import Base, User
-create_tables(Base.metadata)
+from database import SessionLocal, engine, upgrade
+from models import User
+upgrade()
 count = select(func.count()).select_from(User)
 with SessionLocal() as db, SessionLocal() as another:
     print(db.get_bind() is engine)
@@ -158,8 +158,10 @@ def test_lesson_7_requests_at_the_same_time_see_only_their_own_data(client: http
 def test_lesson_8_the_course_command_runs_the_service_and_reloads_a_change(
     start: StartService, new_database: str, tmp_path: Path
 ) -> None:
-    for file in ROOT.glob("*.py"):
-        shutil.copy(file, tmp_path)
+    for file in ("*.py", "pyproject.toml"):
+        for path in ROOT.glob(file):
+            shutil.copy(path, tmp_path)
+    shutil.copytree(ROOT / "migrations", tmp_path / "migrations")
     service = start(new_database, "--reload", cwd=tmp_path)
     with closing(service.wait()) as client:
         assert client.get("/users").content == b"[]"
