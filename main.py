@@ -5,7 +5,9 @@ Run it with `uvicorn main:app --reload`, then open http://localhost:8000/docs.
 
 import asyncio
 import logging
+import os
 import re
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -15,6 +17,7 @@ from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Res
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
 from sqlalchemy import ColumnElement, delete, insert, select, true, update
 from sqlalchemy.exc import (
@@ -27,11 +30,14 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.orm import Session
 from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from database import HealthSession, ReadSession, WriteSession, note_arrival, upgrade
 from models import User
 from schemas import Health, Problem, UserCreate, UserId, UserQuery, UserRead, UserUpdate
 
+API_TOKEN = os.environ.get("API_TOKEN")
+MAX_BODY = 64 * 1024  # bytes; the longest valid user is far below
 logger = logging.getLogger("uvicorn.error")
 
 
@@ -48,6 +54,8 @@ async def prepare() -> None:
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     """Start when the database is ready, or answer 503 until it is."""
+    if not API_TOKEN:
+        logger.warning("API_TOKEN is not set: whoever reaches this port may change the users")
     preparing = asyncio.create_task(prepare())
     await asyncio.wait([preparing], timeout=5)
     if preparing.done():
@@ -67,7 +75,7 @@ def answers(status: int, *headers: str, others: Sequence[int] = ()) -> dict[int 
     """Document an endpoint in OpenAPI: the headers of its success, and its other statuses."""
     described = {h: {"description": HEADERS[h], "schema": {"type": "string"}} for h in headers}
     documented: dict[int | str, Any] = {status: {"headers": described}}
-    for other in others:
+    for other in [*others, *([401] if API_TOKEN else [])]:
         documented[other] = {"description": HTTPStatus(other).phrase}
         if other >= 400:
             documented[other]["model"] = Problem
@@ -80,11 +88,50 @@ app = FastAPIOffline(
     version="1.0.0",
     lifespan=lifespan,
     dependencies=[Depends(note_arrival)],
-    max_body_size=64 * 1024,  # bytes; the longest valid user is far below
     redirect_slashes=False,  # the redirect would repeat whatever Host the client claims
     generate_unique_id_function=lambda route: route.name,
     responses={503: {"model": Problem, "description": "The database does not answer"}},
 )
+
+
+class BodyLimit:
+    """Stop reading a body that is longer than MAX_BODY, and answer 413.
+
+    FastAPI's own max_body_size does so too, but not in JSON when the client declared the length.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass everything on, and count what comes in."""
+        read = 0
+
+        async def count() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > MAX_BODY:
+                raise HTTPException(413, "The body is too long")
+            return message
+
+        await self.app(scope, count, send)
+
+
+app.add_middleware(BodyLimit)
+
+bearer = HTTPBearer(description="The `API_TOKEN` that the service was started with")
+
+
+async def authorize(
+    sent: Annotated[HTTPAuthorizationCredentials, Depends(bearer)],
+) -> None:
+    """Ask for the API_TOKEN (RFC 6750), in a time that tells nothing about it."""
+    if not secrets.compare_digest(sent.credentials.encode(), str(API_TOKEN).encode()):
+        raise bearer.make_not_authenticated_error()
+
+
+PRIVATE = [Depends(authorize)] if API_TOKEN else []
 
 USER = (User.id, User.name, User.email, User.version)
 IfMatch = Annotated[
@@ -127,8 +174,13 @@ def email_taken(db: Session, error: IntegrityError, email: str) -> HTTPException
     return HTTPException(409, "This e-mail is taken", headers)
 
 
-@app.get("/users", response_model=list[UserRead], responses=answers(200, "Link"))
-@app.get("/users/", response_model=list[UserRead], include_in_schema=False)
+@app.get(
+    "/users",
+    dependencies=PRIVATE,
+    response_model=list[UserRead],
+    responses=answers(200, "Link"),
+)
+@app.get("/users/", dependencies=PRIVATE, response_model=list[UserRead], include_in_schema=False)
 def read_users(query: Annotated[UserQuery, Query()], response: Response, db: ReadSession) -> Any:
     """List users in the order of their ids, a page at a time.
 
@@ -149,10 +201,17 @@ def read_users(query: Annotated[UserQuery, Query()], response: Response, db: Rea
 @app.post(
     "/users",
     status_code=201,
+    dependencies=PRIVATE,
     response_model=UserRead,
     responses=answers(201, "Location", "ETag", others=[400, 409, 413]),
 )
-@app.post("/users/", status_code=201, response_model=UserRead, include_in_schema=False)
+@app.post(
+    "/users/",
+    status_code=201,
+    dependencies=PRIVATE,
+    response_model=UserRead,
+    include_in_schema=False,
+)
 def create_user(new: UserCreate, response: Response, db: WriteSession) -> Any:
     """Add a user.
 
@@ -171,6 +230,7 @@ def create_user(new: UserCreate, response: Response, db: WriteSession) -> Any:
 
 @app.get(
     "/users/{user_id}",
+    dependencies=PRIVATE,
     response_model=UserRead,
     responses=answers(200, "ETag", others=[304, 404]),
 )
@@ -196,6 +256,7 @@ def read_user(
 
 @app.patch(
     "/users/{user_id}",
+    dependencies=PRIVATE,
     response_model=UserRead,
     responses=answers(200, "ETag", others=[400, 404, 409, 412, 413]),
 )
@@ -227,7 +288,12 @@ def update_user(
     return user
 
 
-@app.delete("/users/{user_id}", status_code=204, responses=answers(204, others=[404, 412]))
+@app.delete(
+    "/users/{user_id}",
+    status_code=204,
+    dependencies=PRIVATE,
+    responses=answers(204, others=[404, 412]),
+)
 def delete_user(user_id: UserId, db: WriteSession, if_match: IfMatch = None) -> None:
     """Delete a user. Its id is never given out again."""
     gone = db.execute(

@@ -41,7 +41,7 @@ def only_digits(value: object) -> object:
 
 
 # 64 bits, as in the database.
-UserId = Annotated[int, BeforeValidator(only_digits), Field(ge=1, le=2**63 - 1)]
+UserId = Annotated[int, Field(ge=1, le=2**63 - 1), BeforeValidator(only_digits)]
 
 
 class UserQuery(BaseModel):

@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,3 +205,11 @@ def python(new_database: str) -> Callable[[str], str]:
         return done.stdout.strip()
 
     return run
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project, as a fresh clone would be, for a test that changes it."""
+    ignore = shutil.ignore_patterns(".*", "__pycache__", "users.db*")
+    shutil.copytree(ROOT, tmp_path, ignore=ignore, dirs_exist_ok=True)
+    return tmp_path

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import signal
 import socket
 import time
@@ -156,16 +155,12 @@ def test_lesson_7_requests_at_the_same_time_see_only_their_own_data(client: http
 
 
 def test_lesson_8_the_course_command_runs_the_service_and_reloads_a_change(
-    start: StartService, new_database: str, tmp_path: Path
+    start: StartService, new_database: str, project: Path
 ) -> None:
-    for file in ("*.py", "pyproject.toml"):
-        for path in ROOT.glob(file):
-            shutil.copy(path, tmp_path)
-    shutil.copytree(ROOT / "migrations", tmp_path / "migrations")
-    service = start(new_database, "--reload", cwd=tmp_path)
+    service = start(new_database, "--reload", cwd=project)
     with closing(service.wait()) as client:
         assert client.get("/users").content == b"[]"
-        main = tmp_path / "main.py"
+        main = project / "main.py"
         main.write_text(main.read_text().replace('title="Users"', 'title="Changed"'))
         deadline = time.monotonic() + 20
         title = ""

@@ -1,0 +1,129 @@
+"""With an API_TOKEN, nobody reaches a user without it; without one, start-up says so."""
+
+import itertools
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from conftest import Service, StartService
+from test_users import ADA, add
+
+TOKEN = "correct-horse-battery-staple"
+WRONG = [
+    None,
+    b"",
+    b"Bearer",
+    b"Bearer wrong",
+    f"Bearer {TOKEN}x".encode(),
+    f"Bearer {TOKEN[:-1]}".encode(),
+    f"Bearer {TOKEN.upper()}".encode(),
+    f"Basic {TOKEN}".encode(),
+    TOKEN.encode(),
+    f"Bearer {TOKEN}, Bearer {TOKEN}".encode(),
+    b"Bearer \xe9",
+]
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"]
+SPELLINGS = [
+    *("/users", "/users/", "//users", "/users//", "/Users", "/users/1", "/users/1/", "/users?"),
+    *("/users%2F1", "/%75sers/1", "/users/./1", "/health/../users", "/users;x"),
+]
+CONTENTS = [b"", b"{", b'{"name": "Changed", "email": "new@example.com"}']
+
+
+@pytest.fixture
+def service(start: StartService, new_database: str, monkeypatch: pytest.MonkeyPatch) -> Service:
+    monkeypatch.setenv("API_TOKEN", TOKEN)
+    return start(new_database)
+
+
+@pytest.fixture
+def owner(service: Service) -> Iterator[httpx.Client]:
+    with service.wait() as client:
+        client.headers["Authorization"] = f"Bearer {TOKEN}"
+        yield client
+
+
+def stranger(owner: httpx.Client, **headers: str) -> httpx.Client:
+    return httpx.Client(base_url=owner.base_url, headers=headers)
+
+
+def test_the_owner_of_the_token_can_do_everything(owner: httpx.Client) -> None:
+    address = add(owner, ADA).headers["location"]
+    assert owner.get("/users").status_code == 200
+    assert owner.get(address).status_code == 200
+    assert owner.patch(address, json={"name": "Ada"}).status_code == 200
+    assert owner.delete(address).status_code == 204
+
+
+def test_no_method_gets_by_without_the_token(owner: httpx.Client) -> None:
+    ada = add(owner, ADA)
+    operations = [
+        (method.upper(), address)
+        for path, methods in owner.get("/openapi.json").json()["paths"].items()
+        for method in methods
+        for address in (path.replace("{user_id}", "1"), path.replace("{user_id}", "x"))
+        if path != "/health"
+    ]
+    operations += [("GET", "/users/"), ("POST", "/users/")]
+    with stranger(owner) as client:
+        for authorization, (method, address) in itertools.product(WRONG, operations):
+            headers = {b"Authorization": authorization} if authorization is not None else {}
+            answer = client.request(
+                method, f"{address}?limit=x", json={"name": "Changed"}, headers=headers
+            )
+            assert answer.status_code == 401, (method, address)
+            assert answer.headers["www-authenticate"] == "Bearer"
+            assert set(answer.json()) == {"detail"}
+    assert owner.get("/users").json() == [ada.json()]
+    assert owner.get(ada.headers["location"]).headers["etag"] == '"1"'
+
+
+def test_no_spelling_of_an_address_gets_by_without_the_token(owner: httpx.Client) -> None:
+    ada = add(owner, ADA)
+    with stranger(owner, **{"Content-Type": "application/json"}) as client:
+        for method, address, content in itertools.product(METHODS, SPELLINGS, CONTENTS):
+            answer = client.request(method, address, content=content)
+            assert 400 <= answer.status_code < 500, (method, address)
+            assert "ada" not in answer.text.lower()
+    assert owner.get("/users").json() == [ada.json()]
+    assert owner.get(ada.headers["location"]).headers["etag"] == '"1"'
+
+
+def test_health_and_the_documentation_need_no_token(owner: httpx.Client) -> None:
+    with stranger(owner) as client:
+        for address in ("/health", "/docs", "/openapi.json"):
+            assert client.get(address).status_code == 200
+
+
+def test_the_token_is_documented_so_that_docs_can_authorize(
+    owner: httpx.Client, client: httpx.Client
+) -> None:
+    secured = owner.get("/openapi.json").json()
+    (name,) = secured["components"]["securitySchemes"]
+    assert secured["components"]["securitySchemes"][name]["scheme"] == "bearer"
+    for path, operations in secured["paths"].items():
+        for operation in operations.values():
+            if path == "/health":
+                assert "security" not in operation
+            else:
+                assert operation["security"] == [{name: []}]
+                assert "401" in operation["responses"]
+    assert "securitySchemes" not in client.get("/openapi.json").json()["components"]
+
+
+def test_the_token_is_never_logged(owner: httpx.Client, service: Service) -> None:
+    add(owner, ADA)
+    with stranger(owner, Authorization=f"Bearer {TOKEN}x") as client:
+        assert client.get("/users").status_code == 401
+    service.stop()
+    assert "401" in service.log.read_text()
+    assert TOKEN not in service.log.read_text()
+    assert "API_TOKEN" not in service.log.read_text()
+
+
+def test_a_service_without_a_token_says_so_once(start: StartService, new_database: str) -> None:
+    service = start(new_database)
+    with service.wait() as client:
+        assert client.get("/users").status_code == 200
+        assert service.log.read_text().count("API_TOKEN is not set") == 1
