@@ -19,15 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
-from sqlalchemy import ColumnElement, delete, insert, select, true, update
-from sqlalchemy.exc import (
-    IntegrityError,
-    InterfaceError,
-    InternalError,
-    OperationalError,
-    ProgrammingError,
-    TimeoutError,
-)
+from sqlalchemy import ColumnElement, delete, exc, insert, select, true, update
 from sqlalchemy.orm import Session
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -37,7 +29,7 @@ from models import User
 from schemas import Health, Problem, UserCreate, UserId, UserQuery, UserRead, UserUpdate
 
 API_TOKEN = os.environ.get("API_TOKEN")
-MAX_BODY = 64 * 1024  # bytes; the longest valid user is far below
+BODY_BYTES, BODY_SECONDS = 64 * 1024, 5  # at most; the longest valid user is far below
 logger = logging.getLogger("uvicorn.error")
 
 
@@ -46,7 +38,7 @@ async def prepare() -> None:
     while True:
         try:
             return await run_in_threadpool(upgrade)
-        except OperationalError as error:
+        except exc.OperationalError as error:
             logger.warning("The database does not answer yet: %s", error.orig)
             await asyncio.sleep(0.5)
 
@@ -95,27 +87,34 @@ app = FastAPIOffline(
 
 
 class BodyLimit:
-    """Stop reading a body that is longer than MAX_BODY, and answer 413.
+    """Refuse a body that is too long, or that does not come.
 
-    FastAPI's own max_body_size does so too, but not in JSON when the client declared the length.
+    FastAPI's max_body_size knows no time, and does not answer in JSON if the length was declared.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on, and count what comes in."""
-        read = 0
+        """Pass everything on, but raise HTTPException where the endpoint would wait for more."""
+        length = 0
+        deadline: float | None = asyncio.get_running_loop().time() + BODY_SECONDS
 
-        async def count() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > MAX_BODY:
+        async def limited() -> Message:
+            nonlocal length, deadline
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, "The body did not come", {"Connection": "close"}) from None
+            length += len(message.get("body", b""))
+            if length > BODY_BYTES:
                 raise HTTPException(413, "The body is too long")
+            if not message.get("more_body"):
+                deadline = None  # what comes next is that the client has gone
             return message
 
-        await self.app(scope, count, send)
+        await self.app(scope, limited, send)
 
 
 app.add_middleware(BodyLimit)
@@ -161,7 +160,7 @@ def not_written(db: Session, user_id: int) -> HTTPException:
     return HTTPException(412, "The user has changed since you read it")
 
 
-def email_taken(db: Session, error: IntegrityError, email: str) -> HTTPException:
+def email_taken(db: Session, error: exc.IntegrityError, email: str) -> HTTPException:
     """Tell whose e-mail it is; raise `error` again if it is about something else.
 
     Both databases name the column in the first line: `users.email` or `uq_users_email`.
@@ -203,7 +202,7 @@ def read_users(query: Annotated[UserQuery, Query()], response: Response, db: Rea
     status_code=201,
     dependencies=PRIVATE,
     response_model=UserRead,
-    responses=answers(201, "Location", "ETag", others=[400, 409, 413]),
+    responses=answers(201, "Location", "ETag", others=[400, 408, 409, 413]),
 )
 @app.post(
     "/users/",
@@ -220,7 +219,7 @@ def create_user(new: UserCreate, response: Response, db: WriteSession) -> Any:
     """
     try:
         user = db.execute(insert(User).values(**new.model_dump()).returning(*USER)).one()
-    except IntegrityError as error:
+    except exc.IntegrityError as error:
         raise email_taken(db, error, new.email) from None
     db.commit()
     response.headers["Location"] = f"/users/{user.id}"
@@ -258,7 +257,7 @@ def read_user(
     "/users/{user_id}",
     dependencies=PRIVATE,
     response_model=UserRead,
-    responses=answers(200, "ETag", others=[400, 404, 409, 412, 413]),
+    responses=answers(200, "ETag", others=[400, 404, 408, 409, 412, 413]),
 )
 def update_user(
     user_id: UserId,
@@ -279,7 +278,7 @@ def update_user(
             .values(**values, version=User.version + 1)
             .returning(*USER)
         ).one_or_none()
-    except IntegrityError as error:
+    except exc.IntegrityError as error:
         raise email_taken(db, error, values["email"]) from None
     if user is None:
         raise not_written(db, user_id)
@@ -330,11 +329,11 @@ def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
     return JSONResponse({"detail": detail}, 422)
 
 
-@app.exception_handler(OperationalError)  # away, locked, deadlock, serialization failure, …
-@app.exception_handler(InterfaceError)  # the connection broke
-@app.exception_handler(InternalError)  # no longer the primary, and read-only
-@app.exception_handler(ProgrammingError)  # no tables yet
-@app.exception_handler(TimeoutError)  # no session or connection became free
+@app.exception_handler(exc.OperationalError)  # away, locked, deadlock, serialization failure, …
+@app.exception_handler(exc.InterfaceError)  # the connection broke
+@app.exception_handler(exc.InternalError)  # no longer the primary, and read-only
+@app.exception_handler(exc.ProgrammingError)  # no tables yet
+@app.exception_handler(exc.TimeoutError)  # no session or connection became free
 def unavailable(_: Request, error: Exception) -> JSONResponse:
     """Answer 503 when the database is away, locked or has no connection left."""
     logger.error("The database does not answer: %s", getattr(error, "orig", error))

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import Barrier
@@ -40,7 +40,7 @@ while True:
 """
 
 
-def at_once(actions: list[Callable[[], T]]) -> list[T]:
+def at_once(actions: Sequence[Callable[[], T]]) -> list[T]:
     """Start all the actions in the same instant and return what they returned."""
     barrier = Barrier(len(actions))
 
