@@ -8,7 +8,7 @@ the data is in a SQLite file beside the code.
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -19,9 +19,20 @@ from alembic.config import Config
 from fastapi import Depends
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Select,
+    Text,
+    case,
+    cast,
+    create_engine,
+    event,
+    func,
+    select,
+)
 from sqlalchemy.exc import TimeoutError
-from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 
 HERE = Path(__file__).parent
 LOCK_TIMEOUT = 4  # seconds that a statement waits for a lock, and a request for its session
@@ -30,8 +41,8 @@ url = os.environ.get("DATABASE_URL") or f"sqlite:///{HERE / 'users.db'}"
 connect_args: dict[str, Any]
 if url.startswith("sqlite:"):
     # How many requests of one process may hold a session at once. SQLite has one writer at a time:
-    # a second would only poll for the lock.
-    READERS, WRITERS = 4, 1
+    # a second would only poll for the lock. More readers than two only wait for the interpreter.
+    READERS, WRITERS = 2, 1
     # IMMEDIATE: a write takes its lock when it starts, and can wait for it. A lock that is only
     # taken half-way, after a read, fails at once when another write came between.
     connect_args = {"isolation_level": "IMMEDIATE", "timeout": LOCK_TIMEOUT}
@@ -85,25 +96,6 @@ else:
             cursor.connection.execute("BEGIN")
 
 
-arrived: ContextVar[float] = ContextVar("arrived", default=math.inf)
-
-
-async def note_arrival() -> None:
-    """Remember when this request came."""
-    arrived.set(time.monotonic())
-
-
-@event.listens_for(SessionLocal, "after_transaction_create")
-def turn_away(_: Session, __: SessionTransaction) -> None:
-    """Raise TimeoutError in a request that waited too long for its session.
-
-    When every session waits for somebody's lock, whoever is in line behind them is told at once,
-    instead of waiting for the same lock in turn.
-    """
-    if time.monotonic() - arrived.get() > LOCK_TIMEOUT:
-        raise TimeoutError("no session became free in time")
-
-
 def get_db() -> Iterator[Session]:
     """Open one session for one request, and close it when its endpoint has returned."""
     db = SessionLocal()
@@ -113,12 +105,44 @@ def get_db() -> Iterator[Session]:
         db.close()
 
 
+arrived: ContextVar[float] = ContextVar("arrived", default=math.inf)
+
+
+async def get_db_inline() -> AsyncIterator[Session]:
+    """Run get_db in the event loop: less work than to send its two halves to a thread and back.
+
+    Raises TimeoutError for a request that waited too long for its turn. When everybody waits for
+    somebody's lock, who is in line behind them is told at once, and need not wait for it in turn.
+    """
+    if time.monotonic() - arrived.get() > LOCK_TIMEOUT:
+        raise TimeoutError("no session became free in time")
+    with contextmanager(get_db)() as db:
+        yield db
+
+
 # scope="function" closes the session before the answer is sent, so a client that reads slowly
 # holds nothing. max_concurrency makes requests wait in the event loop, where waiting costs no
 # thread, and in lines of their own: a write that is kept waiting keeps no read waiting.
-ReadSession = Annotated[Session, Depends(get_db, scope="function", max_concurrency=READERS)]
-WriteSession = Annotated[Session, Depends(get_db, scope="function", max_concurrency=WRITERS)]
-HealthSession = Annotated[Session, Depends(get_db, scope="function", max_concurrency=1)]
+ReadSession = Annotated[Session, Depends(get_db_inline, scope="function", max_concurrency=READERS)]
+WriteSession = Annotated[Session, Depends(get_db_inline, scope="function", max_concurrency=WRITERS)]
+HealthSession = Annotated[Session, Depends(get_db_inline, scope="function", max_concurrency=1)]
+
+
+def json_page(query: Select[*tuple[Any, ...]], limit: BindParameter[int]) -> Select[str, int]:
+    """Let the database write a page as JSON: one row comes back in place of a hundred.
+
+    `query` selects an id first, and is ordered by it. The row has a JSON array with an object for
+    each of the first `limit` rows, and the last id among them if more rows follow, else NULL.
+    """
+    rows = query.limit(limit).subquery()
+    if SQLITE:
+        pairs = [part for column in rows.c for part in (column.name, column)]
+        array = func.json_group_array(func.json_object(*pairs))
+    else:
+        array = func.coalesce(cast(func.json_agg(rows.table_valued()), Text), "[]")
+    page = select(array.label("json"), func.max(rows.c[0]).label("last")).subquery()
+    more = query.where(query.selected_columns[0] > page.c.last).exists()
+    return select(page.c.json, case((more, page.c.last)))
 
 
 def upgrade() -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import secrets
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -19,12 +20,23 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
-from sqlalchemy import ColumnElement, delete, exc, insert, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Select,
+    bindparam,
+    delete,
+    exc,
+    insert,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.orm import Session
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from database import HealthSession, ReadSession, WriteSession, note_arrival, upgrade
+from database import HealthSession, ReadSession, WriteSession, arrived, json_page, upgrade
 from models import User
 from schemas import Health, Problem, UserCreate, UserId, UserQuery, UserRead, UserUpdate
 
@@ -79,7 +91,6 @@ app = FastAPIOffline(
     title="Users",
     version="1.0.0",
     lifespan=lifespan,
-    dependencies=[Depends(note_arrival)],
     redirect_slashes=False,  # the redirect would repeat whatever Host the client claims
     generate_unique_id_function=lambda route: route.name,
     responses={503: {"model": Problem, "description": "The database does not answer"}},
@@ -97,6 +108,7 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything on, but raise HTTPException where the endpoint would wait for more."""
+        arrived.set(time.monotonic())
         length = 0
         deadline: float | None = asyncio.get_running_loop().time() + BODY_SECONDS
 
@@ -133,28 +145,43 @@ async def authorize(
 PRIVATE = [Depends(authorize)] if API_TOKEN else []
 
 USER = (User.id, User.name, User.email, User.version)
+
+
+def users_page(*filters: ColumnElement[bool]) -> Select[str, int]:
+    """Select the JSON of at most `limit` users after the id `after`, and how to go on."""
+    users = select(User.id, User.name, User.email).where(User.id > bindparam("after"), *filters)
+    return json_page(users.order_by(User.id), bindparam("limit", type_=Integer))
+
+
+# Built once: SQLAlchemy would need longer to build them than to run them.
+USERS = users_page()
+USERS_BY_EMAIL = users_page(User.email == bindparam("email"))
+ONE_USER = select(*USER).where(User.id == bindparam("user_id"))
 IfMatch = Annotated[
     str | None,
     Header(max_length=1000, description="Only if the user's `ETag` is still one of these"),
 ]
 
 
-def etag(version: int) -> str:
-    """Name a version of a user in HTTP's way (RFC 9110, 8.8.3)."""
-    return f'"{version}"'
+def answer(user: Any, status: int = 200, **headers: str) -> Response:
+    """Send a user, with its version in HTTP's way, an entity tag (RFC 9110, 8.8.3)."""
+    body = UserRead.model_validate(user).model_dump_json()
+    headers["ETag"] = f'"{user.version}"'
+    return Response(body, status, headers, "application/json")
 
 
 def unchanged(if_match: str | None) -> ColumnElement[bool]:
     """Turn If-Match (RFC 9110, 13.1.1) into a condition, which the write itself then checks."""
     if if_match is None or if_match.strip() == "*":
         return true()
-    # A weak tag, W/"1", never matches here; nor does anything that etag() did not write.
+    # A weak tag, W/"1", never matches here; nor does anything that answer() did not write.
     strong = re.findall(r'(?<!W/)"([1-9][0-9]{0,17})"', if_match)
     return User.version.in_([int(version) for version in strong])
 
 
 def not_written(db: Session, user_id: int) -> HTTPException:
     """Say why a write found no row: no such user, or no longer in the version asked for."""
+    db.rollback()
     if db.scalar(select(User.id).where(User.id == user_id)) is None:
         return HTTPException(404, "No such user")
     return HTTPException(412, "The user has changed since you read it")
@@ -180,21 +207,15 @@ def email_taken(db: Session, error: exc.IntegrityError, email: str) -> HTTPExcep
     responses=answers(200, "Link"),
 )
 @app.get("/users/", dependencies=PRIVATE, response_model=list[UserRead], include_in_schema=False)
-def read_users(query: Annotated[UserQuery, Query()], response: Response, db: ReadSession) -> Any:
+def read_users(query: Annotated[UserQuery, Query()], db: ReadSession) -> Response:
     """List users in the order of their ids, a page at a time.
 
     While there are more, the `Link` header (RFC 8288) has the address of the next page.
     """
-    statement = select(User.id, User.name, User.email).where(User.id > query.after)
-    if query.email is not None:
-        statement = statement.where(User.email == query.email)
-    # One more than asked for tells whether there is a next page.
-    users = db.execute(statement.order_by(User.id).limit(query.limit + 1)).all()
-    if len(users) > query.limit:
-        users = users[: query.limit]
-        after = users[-1].id
-        response.headers["Link"] = f'</users?limit={query.limit}&after={after}>; rel="next"'
-    return users
+    statement = USERS if query.email is None else USERS_BY_EMAIL
+    page, after = db.execute(statement, query.model_dump()).one()
+    link = {"Link": f'</users?limit={query.limit}&after={after}>; rel="next"'} if after else {}
+    return Response(page, headers=link, media_type="application/json")
 
 
 @app.post(
@@ -211,7 +232,7 @@ def read_users(query: Annotated[UserQuery, Query()], response: Response, db: Rea
     response_model=UserRead,
     include_in_schema=False,
 )
-def create_user(new: UserCreate, response: Response, db: WriteSession) -> Any:
+def create_user(new: UserCreate, db: WriteSession) -> Response:
     """Add a user.
 
     If the e-mail is taken, `Location` has the user that has it: a client that lost the answer
@@ -222,9 +243,7 @@ def create_user(new: UserCreate, response: Response, db: WriteSession) -> Any:
     except exc.IntegrityError as error:
         raise email_taken(db, error, new.email) from None
     db.commit()
-    response.headers["Location"] = f"/users/{user.id}"
-    response.headers["ETag"] = etag(user.version)
-    return user
+    return answer(user, 201, Location=f"/users/{user.id}")
 
 
 @app.get(
@@ -235,22 +254,20 @@ def create_user(new: UserCreate, response: Response, db: WriteSession) -> Any:
 )
 def read_user(
     user_id: UserId,
-    response: Response,
     db: ReadSession,
     if_none_match: Annotated[
         str | None, Header(description="Answer 304 if the user's `ETag` is one of these")
     ] = None,
-) -> Any:
+) -> Response:
     """Get one user, with its version in `ETag`."""
-    user = db.execute(select(*USER).where(User.id == user_id)).one_or_none()
+    user = db.execute(ONE_USER, {"user_id": user_id}).one_or_none()
     if user is None:
         raise HTTPException(404, "No such user")
-    tag = etag(user.version)
-    response.headers["ETag"] = tag
+    tag = f'"{user.version}"'
     # A weak tag, W/"1", matches too: RFC 9110, 13.1.2.
     if if_none_match and (if_none_match.strip() == "*" or tag in if_none_match):
         return Response(status_code=304, headers={"ETag": tag})
-    return user
+    return answer(user)
 
 
 @app.patch(
@@ -262,10 +279,9 @@ def read_user(
 def update_user(
     user_id: UserId,
     change: UserUpdate,
-    response: Response,
     db: WriteSession,
     if_match: IfMatch = None,
-) -> Any:
+) -> Response:
     """Change the name, the e-mail or both.
 
     With `If-Match`, only if nobody else changed the user since you read that `ETag`.
@@ -283,8 +299,7 @@ def update_user(
     if user is None:
         raise not_written(db, user_id)
     db.commit()
-    response.headers["ETag"] = etag(user.version)
-    return user
+    return answer(user)
 
 
 @app.delete(

@@ -77,7 +77,9 @@ class UserUpdate(BaseModel):
 
 
 class UserRead(BaseModel):
-    """A user as stored. Plain types: to parse every address again would triple a list's time."""
+    """A user as stored. Plain types: what is in the database has been checked."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     id: int = Field(examples=[1])
     name: str = Field(examples=["Ada Lovelace"])

@@ -47,7 +47,7 @@ def test_a_read_is_one_statement_and_a_write_is_one_transaction(
             (lambda: client.post("/users", json=ADA), "BEGIN INSERT ROLLBACK SELECT"),
             (lambda: client.patch(address, json={"name": "X"}), "BEGIN UPDATE COMMIT"),
             (lambda: client.delete(address), "BEGIN DELETE COMMIT"),
-            (lambda: client.delete(address), "BEGIN DELETE SELECT ROLLBACK"),
+            (lambda: client.delete(address), "BEGIN DELETE ROLLBACK SELECT"),
         ]
         for ask, expected in steps:
             since = len(postgres.log())
