@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -24,6 +24,7 @@ from sqlalchemy import (
     ColumnElement,
     Integer,
     Select,
+    Table,
     bindparam,
     delete,
     exc,
@@ -144,19 +145,23 @@ async def authorize(
 
 PRIVATE = [Depends(authorize)] if API_TOKEN else []
 
-USER = (User.id, User.name, User.email, User.version)
+# The statements, built once: SQLAlchemy would need longer to build most of them than to run them.
+# They are about the table, not the class: what goes out is rows, and needs no objects.
+users = cast(Table, User.__table__)
+ONE_USER = select(users).where(users.c.id == bindparam("user_id"))
+NEW_USER = insert(users).returning(users)
 
 
-def users_page(*filters: ColumnElement[bool]) -> Select[str, int]:
+def page_of_users(*filters: ColumnElement[bool]) -> Select[str, int]:
     """Select the JSON of at most `limit` users after the id `after`, and how to go on."""
-    users = select(User.id, User.name, User.email).where(User.id > bindparam("after"), *filters)
-    return json_page(users.order_by(User.id), bindparam("limit", type_=Integer))
+    fields = [users.c[field] for field in UserRead.model_fields]
+    page = select(*fields).where(users.c.id > bindparam("after"), *filters).order_by(users.c.id)
+    return json_page(page, bindparam("limit", type_=Integer))
 
 
-# Built once: SQLAlchemy would need longer to build them than to run them.
-USERS = users_page()
-USERS_BY_EMAIL = users_page(User.email == bindparam("email"))
-ONE_USER = select(*USER).where(User.id == bindparam("user_id"))
+USERS = page_of_users()
+USERS_BY_EMAIL = page_of_users(users.c.email == bindparam("email"))
+
 IfMatch = Annotated[
     str | None,
     Header(max_length=1000, description="Only if the user's `ETag` is still one of these"),
@@ -176,13 +181,13 @@ def unchanged(if_match: str | None) -> ColumnElement[bool]:
         return true()
     # A weak tag, W/"1", never matches here; nor does anything that answer() did not write.
     strong = re.findall(r'(?<!W/)"([1-9][0-9]{0,17})"', if_match)
-    return User.version.in_([int(version) for version in strong])
+    return users.c.version.in_([int(version) for version in strong])
 
 
 def not_written(db: Session, user_id: int) -> HTTPException:
     """Say why a write found no row: no such user, or no longer in the version asked for."""
     db.rollback()
-    if db.scalar(select(User.id).where(User.id == user_id)) is None:
+    if db.execute(ONE_USER, {"user_id": user_id}).one_or_none() is None:
         return HTTPException(404, "No such user")
     return HTTPException(412, "The user has changed since you read it")
 
@@ -195,7 +200,7 @@ def email_taken(db: Session, error: exc.IntegrityError, email: str) -> HTTPExcep
     if not re.search(r"\busers\.email\b|\buq_users_email\b", str(error.orig).partition("\n")[0]):
         raise error
     db.rollback()
-    owner = db.scalar(select(User.id).where(User.email == email))
+    owner = db.scalar(select(users.c.id).where(users.c.email == email))
     headers = {"Location": f"/users/{owner}"} if owner else None  # it may just have been deleted
     return HTTPException(409, "This e-mail is taken", headers)
 
@@ -239,7 +244,7 @@ def create_user(new: UserCreate, db: WriteSession) -> Response:
     can send the same request again.
     """
     try:
-        user = db.execute(insert(User).values(**new.model_dump()).returning(*USER)).one()
+        user = db.execute(NEW_USER, new.model_dump()).one()
     except exc.IntegrityError as error:
         raise email_taken(db, error, new.email) from None
     db.commit()
@@ -289,10 +294,10 @@ def update_user(
     values = change.model_dump()
     try:
         user = db.execute(
-            update(User)
-            .where(User.id == user_id, unchanged(if_match))
-            .values(**values, version=User.version + 1)
-            .returning(*USER)
+            update(users)
+            .where(users.c.id == user_id, unchanged(if_match))
+            .values(**values, version=users.c.version + 1)
+            .returning(users)
         ).one_or_none()
     except exc.IntegrityError as error:
         raise email_taken(db, error, values["email"]) from None
@@ -311,7 +316,7 @@ def update_user(
 def delete_user(user_id: UserId, db: WriteSession, if_match: IfMatch = None) -> None:
     """Delete a user. Its id is never given out again."""
     gone = db.execute(
-        delete(User).where(User.id == user_id, unchanged(if_match)).returning(User.id)
+        delete(users).where(users.c.id == user_id, unchanged(if_match)).returning(users.c.id)
     ).one_or_none()
     if gone is None:
         raise not_written(db, user_id)

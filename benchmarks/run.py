@@ -159,7 +159,7 @@ def report(database: str, results: dict[str, dict[str, dict[str, float]]]) -> No
         print(f"\n{database}, {task}: {ours:.0f} requests/s")
         for name, found in peers.items():
             print(
-                f"  {name:20} {found['rate']:7.0f}/s; this service {ours / found['rate']:5.2f} times"
+                f"  {name:20} {found['rate']:6.0f}/s; we {ours / found['rate']:5.2f} times"
                 f"; p50 {found['p50']:6.1f} ms, p99 {found['p99']:6.1f} ms"
             )
 

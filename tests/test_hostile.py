@@ -11,10 +11,13 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from conftest import ROOT, Service, StartService
+from schemas import UserRead
 from test_users import ADA, GRACE, add
 
 JSON = {"Content-Type": "application/json"}
@@ -195,6 +198,28 @@ def test_every_name_without_control_characters_is_kept(client: httpx.Client, nam
     else:
         refused(answer)
         assert not name.strip() or re.search(r"[\x00-\x1f\x7f-\x9f]", name)
+
+
+@examples
+@given(names=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0")), max_size=5))
+@example(names=['"', "\\", "\u2028", "\x1f\x7f\x80", "\U0001f9d1\u200d\U0001f680", "</script>"])
+def test_the_json_that_the_database_writes_means_the_same_as_user_read(
+    client: httpx.Client, database: sqlalchemy.Engine, names: list[str]
+) -> None:
+    with database.begin() as connection:
+        connection.execute(sqlalchemy.text("DELETE FROM users"))
+        for number, name in enumerate(names):
+            connection.execute(
+                sqlalchemy.text("INSERT INTO users (name, email) VALUES (:name, :email)"),
+                {"name": name[:100], "email": f"{number}-{name.lower()[:100]}@example.com"},
+            )
+        rows = connection.execute(sqlalchemy.text("SELECT * FROM users ORDER BY id")).all()
+    page = client.get("/users")
+    users = [UserRead.model_validate(row) for row in rows]
+    assert TypeAdapter(list[UserRead]).validate_json(page.content, strict=True) == users
+    assert page.json() == [user.model_dump() for user in users]
+    for user in users:
+        assert client.get(f"/users/{user.id}").content == user.model_dump_json().encode()
 
 
 @examples
