@@ -17,8 +17,6 @@ from typing import Annotated, Any
 from alembic import command
 from alembic.config import Config
 from fastapi import Depends
-from psycopg.conninfo import conninfo_to_dict
-from psycopg.pq import TransactionStatus
 from sqlalchemy import (
     BindParameter,
     Connection,
@@ -47,6 +45,9 @@ if url.startswith("sqlite:"):
     # taken half-way, after a read, fails at once when another write came between.
     connect_args = {"isolation_level": "IMMEDIATE", "timeout": LOCK_TIMEOUT}
 elif url.startswith(("postgres:", "postgresql:", "postgresql+psycopg:")):
+    from psycopg.conninfo import conninfo_to_dict  # not at the top: it takes 6 MB
+    from psycopg.pq import TransactionStatus
+
     READERS, WRITERS = 8, 4
     asked = conninfo_to_dict(url.replace("+psycopg", "", 1))
     connect_args = {

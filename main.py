@@ -9,35 +9,30 @@ import os
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 from typing import Annotated, Any, cast
 
+import sqlalchemy as sa
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
-from sqlalchemy import (
-    ColumnElement,
-    Integer,
-    Select,
-    Table,
-    bindparam,
-    delete,
-    exc,
-    insert,
-    select,
-    true,
-    update,
-)
+from sqlalchemy import exc
 from sqlalchemy.orm import Session
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from database import HealthSession, ReadSession, WriteSession, arrived, json_page, upgrade
+from database import (
+    HealthSession,
+    ReadSession,
+    WriteSession,
+    arrived,
+    json_page,
+    upgrade,
+)
 from models import User
 from schemas import Health, Problem, UserCreate, UserId, UserQuery, UserRead, UserUpdate
 
@@ -69,24 +64,6 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     preparing.cancel()
 
 
-HEADERS = {
-    "ETag": "The version of the user, for `If-Match` and `If-None-Match`",
-    "Link": 'The address of the next page, as `rel="next"`; absent on the last',
-    "Location": "The address of the user",
-}
-
-
-def answers(status: int, *headers: str, others: Sequence[int] = ()) -> dict[int | str, Any]:
-    """Document an endpoint in OpenAPI: the headers of its success, and its other statuses."""
-    described = {h: {"description": HEADERS[h], "schema": {"type": "string"}} for h in headers}
-    documented: dict[int | str, Any] = {status: {"headers": described}}
-    for other in [*others, *([401] if API_TOKEN else [])]:
-        documented[other] = {"description": HTTPStatus(other).phrase}
-        if other >= 400:
-            documented[other]["model"] = Problem
-    return documented
-
-
 # FastAPI, with the pages of /docs served from this machine rather than from somebody's CDN.
 app = FastAPIOffline(
     title="Users",
@@ -96,42 +73,6 @@ app = FastAPIOffline(
     generate_unique_id_function=lambda route: route.name,
     responses={503: {"model": Problem, "description": "The database does not answer"}},
 )
-
-
-class BodyLimit:
-    """Refuse a body that is too long, or that does not come.
-
-    FastAPI's max_body_size knows no time, and does not answer in JSON if the length was declared.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on, but raise HTTPException where the endpoint would wait for more."""
-        arrived.set(time.monotonic())
-        length = 0
-        deadline: float | None = asyncio.get_running_loop().time() + BODY_SECONDS
-
-        async def limited() -> Message:
-            nonlocal length, deadline
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                raise HTTPException(408, "The body did not come", {"Connection": "close"}) from None
-            length += len(message.get("body", b""))
-            if length > BODY_BYTES:
-                raise HTTPException(413, "The body is too long")
-            if not message.get("more_body"):
-                deadline = None  # what comes next is that the client has gone
-            return message
-
-        await self.app(scope, limited, send)
-
-
-app.add_middleware(BodyLimit)
-
 bearer = HTTPBearer(description="The `API_TOKEN` that the service was started with")
 
 
@@ -145,27 +86,149 @@ async def authorize(
 
 PRIVATE = [Depends(authorize)] if API_TOKEN else []
 
+
+def problems(*statuses: int) -> dict[int | str, Any]:
+    """Document in OpenAPI how an endpoint may refuse a request."""
+    return {status: {"model": Problem} for status in [*statuses, *([401] if API_TOKEN else [])]}
+
+
 # The statements, built once: SQLAlchemy would need longer to build most of them than to run them.
 # They are about the table, not the class: what goes out is rows, and needs no objects.
-users = cast(Table, User.__table__)
-ONE_USER = select(users).where(users.c.id == bindparam("user_id"))
-NEW_USER = insert(users).returning(users)
+users = cast(sa.Table, User.__table__)
+ONE_USER = sa.select(users).where(users.c.id == sa.bindparam("user_id"))
+NEW_USER = sa.insert(users).returning(users)
 
 
-def page_of_users(*filters: ColumnElement[bool]) -> Select[str, int]:
+def page_of_users(*filters: sa.ColumnElement[bool]) -> sa.Select[str, int]:
     """Select the JSON of at most `limit` users after the id `after`, and how to go on."""
     fields = [users.c[field] for field in UserRead.model_fields]
-    page = select(*fields).where(users.c.id > bindparam("after"), *filters).order_by(users.c.id)
-    return json_page(page, bindparam("limit", type_=Integer))
+    page = sa.select(*fields).where(users.c.id > sa.bindparam("after"), *filters)
+    return json_page(page.order_by(users.c.id), sa.bindparam("limit", type_=sa.Integer))
 
 
 USERS = page_of_users()
-USERS_BY_EMAIL = page_of_users(users.c.email == bindparam("email"))
-
+USERS_BY_EMAIL = page_of_users(users.c.email == sa.bindparam("email"))
 IfMatch = Annotated[
     str | None,
     Header(max_length=1000, description="Only if the user's `ETag` is still one of these"),
 ]
+
+
+@app.get("/users", dependencies=PRIVATE, response_model=list[UserRead], responses=problems())
+@app.get(
+    "/users/",
+    dependencies=PRIVATE,
+    response_model=list[UserRead],
+    include_in_schema=False,
+)
+def read_users(query: Annotated[UserQuery, Query()], db: ReadSession) -> Response:
+    """List users in the order of their ids, a page at a time.
+
+    While there are more, the `Link` header (RFC 8288) has the address of the next page.
+    """
+    statement = USERS if query.email is None else USERS_BY_EMAIL
+    page, after = db.execute(statement, query.model_dump()).one()
+    link = {"Link": f'</users?limit={query.limit}&after={after}>; rel="next"'} if after else {}
+    return Response(page, headers=link, media_type="application/json")
+
+
+@app.post(
+    "/users",
+    status_code=201,
+    dependencies=PRIVATE,
+    response_model=UserRead,
+    responses=problems(400, 408, 409, 413),
+)
+@app.post("/users/", dependencies=PRIVATE, include_in_schema=False)
+def create_user(new: UserCreate, db: WriteSession) -> Response:
+    """Add a user. The answer has its address in `Location`, and its version in `ETag`.
+
+    If the e-mail is taken, `Location` has the user that has it: a client that lost the answer
+    can send the same request again.
+    """
+    try:
+        user = db.execute(NEW_USER, new.model_dump()).one()
+    except exc.IntegrityError as error:
+        raise email_taken(db, error, new.email) from None
+    db.commit()
+    return answer(user, 201, Location=f"/users/{user.id}")
+
+
+@app.get(
+    "/users/{user_id}",
+    dependencies=PRIVATE,
+    response_model=UserRead,
+    responses=problems(404) | {304: {}},
+)
+def read_user(
+    user_id: UserId,
+    db: ReadSession,
+    if_none_match: Annotated[
+        str | None,
+        Header(description="Answer 304 if the user's `ETag` is one of these"),
+    ] = None,
+) -> Response:
+    """Get one user, with its version in `ETag`."""
+    user = db.execute(ONE_USER, {"user_id": user_id}).one_or_none()
+    if user is None:
+        raise HTTPException(404, "No such user")
+    found = answer(user)
+    # A weak tag, W/"1", matches too: RFC 9110, 13.1.2.
+    if if_none_match and (if_none_match.strip() == "*" or found.headers["ETag"] in if_none_match):
+        return Response(status_code=304, headers={"ETag": found.headers["ETag"]})
+    return found
+
+
+@app.patch(
+    "/users/{user_id}",
+    dependencies=PRIVATE,
+    response_model=UserRead,
+    responses=problems(400, 404, 408, 409, 412, 413),
+)
+def update_user(
+    user_id: UserId, change: UserUpdate, db: WriteSession, if_match: IfMatch = None
+) -> Response:
+    """Change the name, the e-mail or both. The answer has the new version in `ETag`.
+
+    With `If-Match`, only if nobody else changed the user since you read that `ETag`.
+    """
+    values = change.model_dump()
+    try:
+        user = db.execute(
+            sa.update(users)
+            .where(users.c.id == user_id, unchanged(if_match))
+            .values(**values, version=users.c.version + 1)
+            .returning(users)
+        ).one_or_none()
+    except exc.IntegrityError as error:
+        raise email_taken(db, error, values["email"]) from None
+    if user is None:
+        raise not_written(db, user_id)
+    db.commit()
+    return answer(user)
+
+
+@app.delete(
+    "/users/{user_id}",
+    status_code=204,
+    dependencies=PRIVATE,
+    responses=problems(404, 412),
+)
+def delete_user(user_id: UserId, db: WriteSession, if_match: IfMatch = None) -> None:
+    """Delete a user. Its id is never given out again."""
+    gone = db.execute(
+        sa.delete(users).where(users.c.id == user_id, unchanged(if_match)).returning(users.c.id)
+    ).one_or_none()
+    if gone is None:
+        raise not_written(db, user_id)
+    db.commit()
+
+
+@app.get("/health", response_model=Health)
+def health(db: HealthSession) -> Any:
+    """Tell whether the service and its database answer."""
+    db.execute(sa.select(1))
+    return {"status": "ok"}
 
 
 def answer(user: Any, status: int = 200, **headers: str) -> Response:
@@ -175,10 +238,10 @@ def answer(user: Any, status: int = 200, **headers: str) -> Response:
     return Response(body, status, headers, "application/json")
 
 
-def unchanged(if_match: str | None) -> ColumnElement[bool]:
+def unchanged(if_match: str | None) -> sa.ColumnElement[bool]:
     """Turn If-Match (RFC 9110, 13.1.1) into a condition, which the write itself then checks."""
     if if_match is None or if_match.strip() == "*":
-        return true()
+        return sa.true()
     # A weak tag, W/"1", never matches here; nor does anything that answer() did not write.
     strong = re.findall(r'(?<!W/)"([1-9][0-9]{0,17})"', if_match)
     return users.c.version.in_([int(version) for version in strong])
@@ -200,134 +263,9 @@ def email_taken(db: Session, error: exc.IntegrityError, email: str) -> HTTPExcep
     if not re.search(r"\busers\.email\b|\buq_users_email\b", str(error.orig).partition("\n")[0]):
         raise error
     db.rollback()
-    owner = db.scalar(select(users.c.id).where(users.c.email == email))
+    owner = db.scalar(sa.select(users.c.id).where(users.c.email == email))
     headers = {"Location": f"/users/{owner}"} if owner else None  # it may just have been deleted
     return HTTPException(409, "This e-mail is taken", headers)
-
-
-@app.get(
-    "/users",
-    dependencies=PRIVATE,
-    response_model=list[UserRead],
-    responses=answers(200, "Link"),
-)
-@app.get("/users/", dependencies=PRIVATE, response_model=list[UserRead], include_in_schema=False)
-def read_users(query: Annotated[UserQuery, Query()], db: ReadSession) -> Response:
-    """List users in the order of their ids, a page at a time.
-
-    While there are more, the `Link` header (RFC 8288) has the address of the next page.
-    """
-    statement = USERS if query.email is None else USERS_BY_EMAIL
-    page, after = db.execute(statement, query.model_dump()).one()
-    link = {"Link": f'</users?limit={query.limit}&after={after}>; rel="next"'} if after else {}
-    return Response(page, headers=link, media_type="application/json")
-
-
-@app.post(
-    "/users",
-    status_code=201,
-    dependencies=PRIVATE,
-    response_model=UserRead,
-    responses=answers(201, "Location", "ETag", others=[400, 408, 409, 413]),
-)
-@app.post(
-    "/users/",
-    status_code=201,
-    dependencies=PRIVATE,
-    response_model=UserRead,
-    include_in_schema=False,
-)
-def create_user(new: UserCreate, db: WriteSession) -> Response:
-    """Add a user.
-
-    If the e-mail is taken, `Location` has the user that has it: a client that lost the answer
-    can send the same request again.
-    """
-    try:
-        user = db.execute(NEW_USER, new.model_dump()).one()
-    except exc.IntegrityError as error:
-        raise email_taken(db, error, new.email) from None
-    db.commit()
-    return answer(user, 201, Location=f"/users/{user.id}")
-
-
-@app.get(
-    "/users/{user_id}",
-    dependencies=PRIVATE,
-    response_model=UserRead,
-    responses=answers(200, "ETag", others=[304, 404]),
-)
-def read_user(
-    user_id: UserId,
-    db: ReadSession,
-    if_none_match: Annotated[
-        str | None, Header(description="Answer 304 if the user's `ETag` is one of these")
-    ] = None,
-) -> Response:
-    """Get one user, with its version in `ETag`."""
-    user = db.execute(ONE_USER, {"user_id": user_id}).one_or_none()
-    if user is None:
-        raise HTTPException(404, "No such user")
-    tag = f'"{user.version}"'
-    # A weak tag, W/"1", matches too: RFC 9110, 13.1.2.
-    if if_none_match and (if_none_match.strip() == "*" or tag in if_none_match):
-        return Response(status_code=304, headers={"ETag": tag})
-    return answer(user)
-
-
-@app.patch(
-    "/users/{user_id}",
-    dependencies=PRIVATE,
-    response_model=UserRead,
-    responses=answers(200, "ETag", others=[400, 404, 408, 409, 412, 413]),
-)
-def update_user(
-    user_id: UserId,
-    change: UserUpdate,
-    db: WriteSession,
-    if_match: IfMatch = None,
-) -> Response:
-    """Change the name, the e-mail or both.
-
-    With `If-Match`, only if nobody else changed the user since you read that `ETag`.
-    """
-    values = change.model_dump()
-    try:
-        user = db.execute(
-            update(users)
-            .where(users.c.id == user_id, unchanged(if_match))
-            .values(**values, version=users.c.version + 1)
-            .returning(users)
-        ).one_or_none()
-    except exc.IntegrityError as error:
-        raise email_taken(db, error, values["email"]) from None
-    if user is None:
-        raise not_written(db, user_id)
-    db.commit()
-    return answer(user)
-
-
-@app.delete(
-    "/users/{user_id}",
-    status_code=204,
-    dependencies=PRIVATE,
-    responses=answers(204, others=[404, 412]),
-)
-def delete_user(user_id: UserId, db: WriteSession, if_match: IfMatch = None) -> None:
-    """Delete a user. Its id is never given out again."""
-    gone = db.execute(
-        delete(users).where(users.c.id == user_id, unchanged(if_match)).returning(users.c.id)
-    ).one_or_none()
-    if gone is None:
-        raise not_written(db, user_id)
-    db.commit()
-
-
-@app.get("/health", response_model=Health)
-def health(db: HealthSession) -> Any:
-    """Tell whether the service and its database answer."""
-    db.execute(select(1))
-    return {"status": "ok"}
 
 
 @app.exception_handler(RequestValidationError)
@@ -369,6 +307,40 @@ def method_not_allowed(request: Request, _: HTTPException) -> JSONResponse:
         if route.matches(request.scope)[0] is not Match.NONE
         for method in getattr(route, "methods", None) or ()
     }
-    return JSONResponse(
-        {"detail": "Method Not Allowed"}, 405, {"Allow": ", ".join(sorted(allowed))}
-    )
+    headers = {"Allow": ", ".join(sorted(allowed))}
+    return JSONResponse({"detail": "Method Not Allowed"}, 405, headers)
+
+
+class BodyLimit:
+    """Refuse a body that is too long, or that does not come.
+
+    FastAPI's max_body_size knows no time, and does not answer in JSON if the length was declared.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass everything on, but raise HTTPException where the endpoint would wait for more."""
+        arrived.set(time.monotonic())
+        length = 0
+        deadline: float | None = asyncio.get_running_loop().time() + BODY_SECONDS
+
+        async def limited() -> Message:
+            nonlocal length, deadline
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, "The body did not come", {"Connection": "close"}) from None
+            length += len(message.get("body", b""))
+            if length > BODY_BYTES:
+                raise HTTPException(413, "The body is too long")
+            if not message.get("more_body"):
+                deadline = None  # what comes next is that the client has gone
+            return message
+
+        await self.app(scope, limited, send)
+
+
+app.add_middleware(BodyLimit)
