@@ -14,21 +14,11 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
+import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from fastapi import Depends
-from sqlalchemy import (
-    BindParameter,
-    Connection,
-    Select,
-    Text,
-    case,
-    cast,
-    create_engine,
-    event,
-    func,
-    select,
-)
+from sqlalchemy import event
 from sqlalchemy.exc import TimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -63,7 +53,7 @@ elif url.startswith(("postgres:", "postgresql:", "postgresql+psycopg:")):
 else:
     raise ValueError("DATABASE_URL must start with sqlite: or postgresql:")
 
-engine = create_engine(
+engine = sa.create_engine(
     url,
     connect_args=connect_args,
     pool_size=READERS + WRITERS + 1,  # one more for /health
@@ -129,7 +119,9 @@ WriteSession = Annotated[Session, Depends(get_db_inline, scope="function", max_c
 HealthSession = Annotated[Session, Depends(get_db_inline, scope="function", max_concurrency=1)]
 
 
-def json_page(query: Select[*tuple[Any, ...]], limit: BindParameter[int]) -> Select[str, int]:
+def json_page(
+    query: sa.Select[*tuple[Any, ...]], limit: sa.BindParameter[int]
+) -> sa.Select[str, int]:
     """Let the database write a page as JSON: one row comes back in place of a hundred.
 
     `query` selects an id first, and is ordered by it. The row has a JSON array with an object for
@@ -138,12 +130,12 @@ def json_page(query: Select[*tuple[Any, ...]], limit: BindParameter[int]) -> Sel
     rows = query.limit(limit).subquery()
     if SQLITE:
         pairs = [part for column in rows.c for part in (column.name, column)]
-        array = func.json_group_array(func.json_object(*pairs))
+        array = sa.func.json_group_array(sa.func.json_object(*pairs))
     else:
-        array = func.coalesce(cast(func.json_agg(rows.table_valued()), Text), "[]")
-    page = select(array.label("json"), func.max(rows.c[0]).label("last")).subquery()
+        array = sa.func.coalesce(sa.cast(sa.func.json_agg(rows.table_valued()), sa.Text), "[]")
+    page = sa.select(array.label("json"), sa.func.max(rows.c[0]).label("last")).subquery()
     more = query.where(query.selected_columns[0] > page.c.last).exists()
-    return select(page.c.json, case((more, page.c.last)))
+    return sa.select(page.c.json, sa.case((more, page.c.last)))
 
 
 def upgrade() -> None:
@@ -155,7 +147,7 @@ def upgrade() -> None:
 
 
 @contextmanager
-def schema_change() -> Iterator[Connection]:
+def schema_change() -> Iterator[sa.Connection]:
     """Give a transaction in which nobody else changes the schema, and commit it at the end."""
     with engine.connect() as connection:
         connection.detach()  # from the pool: no request gets it with the settings made here

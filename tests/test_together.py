@@ -27,6 +27,7 @@ HOLD_THE_TABLE = {"sqlite": "BEGIN EXCLUSIVE", "postgresql": "LOCK TABLE users I
 
 UPGRADE = """
 import sys
+import time
 from database import upgrade
 from sqlalchemy.exc import OperationalError
 print("ready", flush=True)
@@ -36,7 +37,7 @@ while True:
         upgrade()
         break
     except OperationalError:
-        print("again", flush=True)
+        time.sleep(0.1)
 """
 
 
