@@ -84,12 +84,14 @@ async def authorize(
         raise bearer.make_not_authenticated_error()
 
 
-PRIVATE = [Depends(authorize)] if API_TOKEN else []
-
-
-def problems(*statuses: int) -> dict[int | str, Any]:
-    """Document in OpenAPI how an endpoint may refuse a request."""
-    return {status: {"model": Problem} for status in [*statuses, *([401] if API_TOKEN else [])]}
+def private(*statuses: int) -> dict[str, Any]:
+    """Let an endpoint ask for the API_TOKEN, and document in OpenAPI how it may refuse."""
+    refusals: dict[int | str, Any] = {
+        status: {"model": Problem} if status >= 400 else {} for status in statuses
+    }
+    if not API_TOKEN:
+        return {"responses": refusals}
+    return {"responses": refusals | {401: {"model": Problem}}, "dependencies": [Depends(authorize)]}
 
 
 # The statements, built once: SQLAlchemy would need longer to build most of them than to run them.
@@ -114,13 +116,8 @@ IfMatch = Annotated[
 ]
 
 
-@app.get("/users", dependencies=PRIVATE, response_model=list[UserRead], responses=problems())
-@app.get(
-    "/users/",
-    dependencies=PRIVATE,
-    response_model=list[UserRead],
-    include_in_schema=False,
-)
+@app.get("/users", response_model=list[UserRead], **private())
+@app.get("/users/", include_in_schema=False, **private())
 def read_users(query: Annotated[UserQuery, Query()], db: ReadSession) -> Response:
     """List users in the order of their ids, a page at a time.
 
@@ -132,14 +129,8 @@ def read_users(query: Annotated[UserQuery, Query()], db: ReadSession) -> Respons
     return Response(page, headers=link, media_type="application/json")
 
 
-@app.post(
-    "/users",
-    status_code=201,
-    dependencies=PRIVATE,
-    response_model=UserRead,
-    responses=problems(400, 408, 409, 413),
-)
-@app.post("/users/", dependencies=PRIVATE, include_in_schema=False)
+@app.post("/users", status_code=201, response_model=UserRead, **private(400, 408, 409, 413))
+@app.post("/users/", include_in_schema=False, **private())
 def create_user(new: UserCreate, db: WriteSession) -> Response:
     """Add a user. The answer has its address in `Location`, and its version in `ETag`.
 
@@ -154,12 +145,7 @@ def create_user(new: UserCreate, db: WriteSession) -> Response:
     return answer(user, 201, Location=f"/users/{user.id}")
 
 
-@app.get(
-    "/users/{user_id}",
-    dependencies=PRIVATE,
-    response_model=UserRead,
-    responses=problems(404) | {304: {}},
-)
+@app.get("/users/{user_id}", response_model=UserRead, **private(304, 404))
 def read_user(
     user_id: UserId,
     db: ReadSession,
@@ -179,12 +165,7 @@ def read_user(
     return found
 
 
-@app.patch(
-    "/users/{user_id}",
-    dependencies=PRIVATE,
-    response_model=UserRead,
-    responses=problems(400, 404, 408, 409, 412, 413),
-)
+@app.patch("/users/{user_id}", response_model=UserRead, **private(400, 404, 408, 409, 412, 413))
 def update_user(
     user_id: UserId, change: UserUpdate, db: WriteSession, if_match: IfMatch = None
 ) -> Response:
@@ -208,12 +189,7 @@ def update_user(
     return answer(user)
 
 
-@app.delete(
-    "/users/{user_id}",
-    status_code=204,
-    dependencies=PRIVATE,
-    responses=problems(404, 412),
-)
+@app.delete("/users/{user_id}", status_code=204, **private(404, 412))
 def delete_user(user_id: UserId, db: WriteSession, if_match: IfMatch = None) -> None:
     """Delete a user. Its id is never given out again."""
     gone = db.execute(
