@@ -141,7 +141,8 @@ def json_page(
 def upgrade() -> None:
     """Bring the schema to the newest version in `migrations/`.
 
-    Raises OperationalError while the database is away or locked; then nothing has changed.
+    Raises DBAPIError while the database is away or locked; then nothing has changed. Raises
+    CommandError if the database is newer than the code.
     """
     command.upgrade(Config(toml_file=HERE / "pyproject.toml"), "head")
 

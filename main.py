@@ -46,8 +46,8 @@ async def prepare() -> None:
     while True:
         try:
             return await run_in_threadpool(upgrade)
-        except exc.OperationalError as error:
-            logger.warning("The database does not answer yet: %s", error.orig)
+        except exc.DBAPIError as error:
+            logger.warning("The database is not ready yet: %s", error.orig)
             await asyncio.sleep(0.5)
 
 

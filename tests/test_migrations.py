@@ -104,3 +104,33 @@ def test_plain_sql_cannot_store_an_email_that_is_not_in_lower_case(
     with pytest.raises(sqlalchemy.exc.IntegrityError), database.begin() as connection:
         connection.exec_driver_sql(insert)
     assert client.get("/users").json() == []
+
+
+def test_a_service_older_than_its_database_says_so_and_does_not_start(
+    new_database: str,
+) -> None:
+    alembic(new_database, "upgrade", "head")
+    engine = sqlalchemy.create_engine(new_database)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'newer'")
+    engine.dispose()
+    done = subprocess.run(
+        [sys.executable, "-m", "uvicorn", "main:app", "--port", "0"],
+        cwd=ROOT,
+        env=os.environ | {"DATABASE_URL": new_database},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "Can't locate revision identified by 'newer'" in done.stdout
+
+
+def test_a_step_can_be_taken_back(new_database: str) -> None:
+    alembic(new_database, "upgrade", "head")
+    alembic(new_database, "downgrade", "-1")
+    assert "(head)" not in alembic(new_database, "current")
+    alembic(new_database, "upgrade", "head")
+    assert "(head)" in alembic(new_database, "current")
