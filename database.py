@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from fastapi import Depends
+from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import event
 from sqlalchemy.exc import TimeoutError
 from sqlalchemy.orm import Session, sessionmaker
@@ -36,6 +37,7 @@ if url.startswith("sqlite:"):
     connect_args = {"isolation_level": "IMMEDIATE", "timeout": LOCK_TIMEOUT}
 elif url.startswith(("postgres:", "postgresql:", "postgresql+psycopg:")):
     from psycopg.conninfo import conninfo_to_dict  # not at the top: it takes 6 MB
+    from psycopg.errors import FeatureNotSupported
     from psycopg.pq import TransactionStatus
 
     READERS, WRITERS = 8, 4
@@ -86,6 +88,12 @@ else:
         if not reads and cursor.connection.info.transaction_status == TransactionStatus.IDLE:
             cursor.connection.execute("BEGIN")
 
+    @event.listens_for(engine, "handle_error")
+    def forget_prepared_statements(context: sa.ExceptionContext) -> None:
+        """Open new connections if a column has changed since statements were prepared on them."""
+        if isinstance(context.original_exception, FeatureNotSupported):
+            context.is_disconnect = True
+
 
 def get_db() -> Iterator[Session]:
     """Open one session for one request, and close it when its endpoint has returned."""
@@ -108,7 +116,11 @@ async def get_db_inline() -> AsyncIterator[Session]:
     if time.monotonic() - arrived.get() > LOCK_TIMEOUT:
         raise TimeoutError("no session became free in time")
     with contextmanager(get_db)() as db:
-        yield db
+        try:
+            yield db
+        except Exception:
+            await run_in_threadpool(db.rollback)  # which may have to wait for the network
+            raise
 
 
 # scope="function" closes the session before the answer is sent, so a client that reads slowly
@@ -141,7 +153,7 @@ def json_page(
 def upgrade() -> None:
     """Bring the schema to the newest version in `migrations/`.
 
-    Raises DBAPIError while the database is away or locked; then nothing has changed. Raises
+    Raises OperationalError while the database is away or locked; then nothing has changed. Raises
     CommandError if the database is newer than the code.
     """
     command.upgrade(Config(toml_file=HERE / "pyproject.toml"), "head")

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import secrets
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -46,9 +47,16 @@ async def prepare() -> None:
     while True:
         try:
             return await run_in_threadpool(upgrade)
-        except exc.DBAPIError as error:
+        except (exc.OperationalError, exc.InterfaceError, exc.InternalError) as error:
             logger.warning("The database is not ready yet: %s", error.orig)
             await asyncio.sleep(0.5)
+
+
+def give_up(preparing: asyncio.Task[None]) -> None:
+    """Stop the service if its tables cannot be brought up to date by waiting."""
+    if not preparing.cancelled() and (error := preparing.exception()):
+        logger.critical("The tables cannot be brought up to date: %s", error)
+        signal.raise_signal(signal.SIGTERM)
 
 
 @asynccontextmanager
@@ -60,6 +68,7 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     await asyncio.wait([preparing], timeout=5)
     if preparing.done():
         await preparing  # raises what went wrong
+    preparing.add_done_callback(give_up)
     yield
     preparing.cancel()
 
@@ -182,7 +191,7 @@ def update_user(
             .returning(users)
         ).one_or_none()
     except exc.IntegrityError as error:
-        raise email_taken(db, error, values["email"]) from None
+        raise email_taken(db, error, values.get("email")) from None
     if user is None:
         raise not_written(db, user_id)
     db.commit()
@@ -231,7 +240,7 @@ def not_written(db: Session, user_id: int) -> HTTPException:
     return HTTPException(412, "The user has changed since you read it")
 
 
-def email_taken(db: Session, error: exc.IntegrityError, email: str) -> HTTPException:
+def email_taken(db: Session, error: exc.IntegrityError, email: str | None) -> HTTPException:
     """Tell whose e-mail it is; raise `error` again if it is about something else.
 
     Both databases name the column in the first line: `users.email` or `uq_users_email`.
@@ -267,6 +276,7 @@ def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
 @app.exception_handler(exc.InterfaceError)  # the connection broke
 @app.exception_handler(exc.InternalError)  # no longer the primary, and read-only
 @app.exception_handler(exc.ProgrammingError)  # no tables yet
+@app.exception_handler(exc.NotSupportedError)  # a prepared statement of before a schema change
 @app.exception_handler(exc.TimeoutError)  # no session or connection became free
 def unavailable(_: Request, error: Exception) -> JSONResponse:
     """Answer 503 when the database is away, locked or has no connection left."""
@@ -314,6 +324,7 @@ class BodyLimit:
                 raise HTTPException(413, "The body is too long")
             if not message.get("more_body"):
                 deadline = None  # what comes next is that the client has gone
+                arrived.set(time.monotonic())
             return message
 
         await self.app(scope, limited, send)

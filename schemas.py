@@ -1,5 +1,6 @@
-"""What a caller may send, checked to the last character, and what it gets back."""
+"""What a caller may send, and what it gets back."""
 
+import unicodedata
 from typing import Annotated
 
 from pydantic import (
@@ -26,7 +27,8 @@ Name = Annotated[
 ]
 Email = Annotated[
     EmailStr,
-    AfterValidator(str.lower),
+    # Normalized again: J and a caron are two characters, j and a caron are one.
+    AfterValidator(lambda email: unicodedata.normalize("NFC", email.lower())),
     Field(max_length=254, examples=["ada@example.com"]),
 ]
 

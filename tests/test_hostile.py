@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -383,3 +384,16 @@ def test_a_body_that_stops_coming_is_408_and_keeps_nobody_waiting(
             assert half.recv(4096).startswith(b"HTTP/1.1 408 ")
             half.close()
         assert len(client.get("/users").json()) == 20
+
+
+def test_a_slow_body_is_not_taken_for_a_busy_database(client: httpx.Client) -> None:
+    host, port = client.base_url.host, client.base_url.port or 0
+    body = json.dumps(ADA).encode()
+    with socket.create_connection((host, port), timeout=15) as slow:
+        slow.sendall(
+            b"POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: %d\r\n\r\n%b" % (len(body), body[:10])
+        )
+        time.sleep(4.4)
+        slow.sendall(body[10:])
+        assert slow.recv(4096).startswith(b"HTTP/1.1 201 ")

@@ -7,6 +7,7 @@ import sys
 import httpx
 import pytest
 import sqlalchemy
+from test_together import HOLD_THE_SCHEMA
 
 from conftest import ROOT, StartService
 from test_users import ADA
@@ -134,3 +135,19 @@ def test_a_step_can_be_taken_back(new_database: str) -> None:
     assert "(head)" not in alembic(new_database, "current")
     alembic(new_database, "upgrade", "head")
     assert "(head)" in alembic(new_database, "current")
+
+
+def test_a_step_that_fails_after_the_service_came_up_ends_it(
+    start: StartService, new_database: str
+) -> None:
+    alembic(new_database, "upgrade", "head")
+    engine = sqlalchemy.create_engine(new_database)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'newer'")
+    with engine.connect() as other:
+        other.exec_driver_sql(HOLD_THE_SCHEMA[engine.dialect.name])
+        service = start(new_database)
+        service.wait().close()
+    engine.dispose()
+    service.process.wait(30)
+    assert "Can't locate revision identified by 'newer'" in service.log.read_text()

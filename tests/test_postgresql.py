@@ -188,6 +188,19 @@ def test_a_deadlock_is_503_and_changes_nothing(service: httpx.Client, postgres: 
     assert service.get(address).json() == grace.json() | {"name": "Other"}
 
 
+def test_a_column_may_be_widened_while_the_service_runs(
+    service: httpx.Client, postgres: Postgres
+) -> None:
+    address = add(service, ADA).headers["location"]
+    for _ in range(12):  # after some, the driver prepares the statement
+        assert service.get(address).status_code == 200
+    with psycopg.connect(postgres.url(), autocommit=True) as operator:
+        operator.execute("ALTER TABLE users ALTER name TYPE varchar(200)")
+    statuses = [service.get(address).status_code for _ in range(12)]
+    assert set(statuses[:1]) <= {200, 503}
+    assert set(statuses[1:]) == {200}
+
+
 def test_when_the_primary_dies_the_standby_takes_over_and_no_acknowledged_write_is_lost(
     start: StartService, make_postgres: Callable[[], Postgres]
 ) -> None:

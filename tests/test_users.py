@@ -277,3 +277,13 @@ def test_plain_sql_cannot_store_an_email_that_is_not_in_lower_case(
     with pytest.raises(sqlalchemy.exc.IntegrityError), database.begin() as connection:
         connection.execute(insert)
     assert client.get("/users").json() == []
+
+
+def test_an_email_that_looks_the_same_in_lower_case_is_the_same(client: httpx.Client) -> None:
+    caron = "\N{COMBINING CARON}"
+    first = add(client, {"name": "J", "email": f"J{caron}@example.com"})
+    again = client.post("/users", json={"name": "j", "email": f"j{caron}@example.com"})
+    assert again.status_code == 409
+    assert again.headers["location"] == first.headers["location"]
+    for email in (first.json()["email"], f"J{caron}@example.com"):
+        assert client.get("/users", params={"email": email}).json() == [first.json()]
