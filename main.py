@@ -26,14 +26,7 @@ from sqlalchemy.orm import Session
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from database import (
-    HealthSession,
-    ReadSession,
-    WriteSession,
-    arrived,
-    json_page,
-    upgrade,
-)
+from database import HealthSession, ReadSession, WriteSession, arrived, json_page, upgrade
 from models import User
 from schemas import Health, Problem, UserCreate, UserId, UserQuery, UserRead, UserUpdate
 
@@ -85,9 +78,7 @@ app = FastAPIOffline(
 bearer = HTTPBearer(description="The `API_TOKEN` that the service was started with")
 
 
-async def authorize(
-    sent: Annotated[HTTPAuthorizationCredentials, Depends(bearer)],
-) -> None:
+async def authorize(sent: Annotated[HTTPAuthorizationCredentials, Depends(bearer)]) -> None:
     """Ask for the API_TOKEN (RFC 6750), in a time that tells nothing about it."""
     if not secrets.compare_digest(sent.credentials.encode(), str(API_TOKEN).encode()):
         raise bearer.make_not_authenticated_error()
@@ -159,8 +150,7 @@ def read_user(
     user_id: UserId,
     db: ReadSession,
     if_none_match: Annotated[
-        str | None,
-        Header(description="Answer 304 if the user's `ETag` is one of these"),
+        str | None, Header(description="Answer 304 if the user's `ETag` is one of these")
     ] = None,
 ) -> Response:
     """Get one user, with its version in `ETag`."""

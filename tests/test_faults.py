@@ -10,9 +10,9 @@ from functools import partial
 
 import httpx
 import sqlalchemy
-from test_together import HOLD_THE_TABLE, at_once
 
 from conftest import ROOT, StartService
+from test_together import HOLD_THE_TABLE, at_once
 from test_users import ADA, GRACE, add
 
 # The longest lock that another program takes, and how long it keeps it, in seconds.

@@ -68,7 +68,7 @@ CONTENT_TYPES = [
     "nonsense",
 ]
 NUMBERS = [
-    *(
+    *[
         "+1",
         "1.0",
         "%201",
@@ -83,11 +83,11 @@ NUMBERS = [
         "1%00",
         "%ff",
         "1;1",
-    ),
-    *("%D9%A1", "%EF%BC%91", "NaN", "Infinity", "null", "true", "1%0A", str(2**63)),
-    *(str(2**64), "9" * 5000),
+        "%D9%A1",
+        "%EF%BC%91",
+    ],
+    *("NaN", "Infinity", "null", "true", "1%0A", str(2**63), str(2**64), "9" * 5000),
 ]
-
 
 # The client is the same for all the examples of a test.
 examples = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import psycopg
@@ -15,6 +16,7 @@ import pytest
 
 from conftest import StartService
 from postgres import Postgres
+from test_together import at_once
 from test_users import ADA, GRACE, add
 
 Ask = Callable[[], httpx.Response]
@@ -114,16 +116,10 @@ def test_a_database_that_goes_away_is_503_and_the_first_request_after_it_is_200(
 def test_connections_that_broke_while_nobody_looked_cost_no_request(
     service: httpx.Client, postgres: Postgres
 ) -> None:
-    def ask() -> None:
-        statuses.append(service.get("/users").status_code)
-
     statuses: list[int] = []
     for _ in range(2):
-        together = [threading.Thread(target=ask) for _ in range(20)]
-        for thread in together:
-            thread.start()
-        for thread in together:
-            thread.join()
+        answers = at_once([partial(service.get, "/users")] * 20)
+        statuses += [answer.status_code for answer in answers]
         postgres.stop("immediate")
         postgres.start()
     assert statuses == [200] * 40

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +18,7 @@ import httpx
 import pytest
 
 from conftest import ROOT, StartService
-from postgres import Postgres
+from postgres import Postgres, free_port
 from test_users import ADA, GRACE, add
 
 README = (ROOT / "README.md").read_text()
@@ -87,8 +86,7 @@ def running(block: str, directory: Path, port: int, **more: str) -> Iterator[htt
 
 @pytest.fixture
 def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
+    return free_port()
 
 
 def test_every_command_of_both_readmes_is_run_by_a_test() -> None:

@@ -15,8 +15,8 @@ import httpx
 import sqlalchemy
 
 from conftest import ROOT, StartService
+from test_users import ADA
 
-ADA = {"name": "Ada Lovelace", "email": "ada@example.com"}
 T = TypeVar("T")
 
 HOLD_THE_SCHEMA = {
