@@ -1,6 +1,6 @@
 """The tables."""
 
-from sqlalchemy import BigInteger, CheckConstraint, Identity, Integer, MetaData, String
+from sqlalchemy import BigInteger, CheckConstraint, Identity, Integer, MetaData, String, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -34,5 +34,9 @@ class User(Base):
     )
     name: Mapped[str] = mapped_column(String(100))
     email: Mapped[str] = mapped_column(String(254), unique=True)
-    # Counts the changes: a client that saw version 3 cannot overwrite version 4 by mistake.
-    version: Mapped[int] = mapped_column(BigInteger, server_default="1")
+    # Counts the changes: SQLAlchemy refuses to write over a version that it has not read. What
+    # `update(User)` changes is counted by `onupdate`.
+    version: Mapped[int] = mapped_column(
+        BigInteger, server_default="1", onupdate=text("version + 1")
+    )
+    __mapper_args__ = {"version_id_col": version}

@@ -8,9 +8,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Create the table, unless the first version of the service did, which had no migrations."""
-    if sa.inspect(op.get_bind()).has_table("users"):
-        return
+    """Create the table."""
     op.create_table(
         "users",
         sa.Column(
