@@ -24,11 +24,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from database import get_db, is_outage, is_taken, json_page, read_engine
 from migrations import TablesError, check_tables
 from models import User
-from schemas import PAGE, Tags, UserCreate, UserId, UserQuery, UserRead, UserUpdate, docs
+from schemas import ANSWERS, PAGE, Tags, UserCreate, UserId, UserQuery, UserRead, UserUpdate, docs
 
 API_TOKEN = os.environ.get("API_TOKEN", "")
 if not re.fullmatch("[!-~]*", API_TOKEN):
     raise ValueError("API_TOKEN has a character that no client can send: use ASCII, no blanks")
+MAX_BODY = 64 * 1024  # bytes; the longest valid user is far below
 logger = getLogger("uvicorn.error")
 
 
@@ -53,12 +54,12 @@ app = FastAPIOffline(
     contact={"name": "The maintainers"},
     license_info={"name": "MIT", "identifier": "MIT"},
     servers=[{"url": "/"}],
-    openapi_tags=[{"name": "users", "description": "Add, find, change and delete users"}],
+    openapi_tags=[{"name": "users"}, {"name": "health"}],
     lifespan=lifespan,
-    max_body_size=64 * 1024,  # bytes; the longest valid user is far below
+    max_body_size=MAX_BODY,
     redirect_slashes=False,  # the redirect would repeat whatever Host the client claims
     generate_unique_id_function=lambda route: route.name,
-    responses=docs(413, 422, 503),
+    responses={status: ANSWERS[status] for status in (413, 422, 503)},
 )
 # scope="function" closes the session before the answer is sent: a slow client holds nothing.
 SessionDep = Annotated[Session, Depends(get_db, scope="function")]
@@ -73,12 +74,11 @@ async def authorize(sent: Annotated[HTTPAuthorizationCredentials, Depends(bearer
 
 if API_TOKEN:  # every endpoint of the app asks for it; those of `public` do not
     app.router.dependencies.append(Depends(authorize))
-    app.router.responses.update(docs(401))
-app.router.tags.append("users")
-public = APIRouter(responses=docs(413, 503))
+    app.router.responses[401] = ANSWERS[401]
+public = APIRouter(responses={status: ANSWERS[status] for status in (413, 503)})
 
 
-@app.get("/users", summary="List users", responses={200: PAGE})
+@app.get("/users", **docs("List users", ok=PAGE))
 @app.get("/users/", include_in_schema=False)
 def read_users(query: Annotated[UserQuery, Query()], db: SessionDep) -> Response:
     """List users in the order of their ids, a page at a time.
@@ -92,7 +92,7 @@ def read_users(query: Annotated[UserQuery, Query()], db: SessionDep) -> Response
     return Response(page, headers=link, media_type="application/json")
 
 
-@app.post("/users", summary="Add a user", status_code=201, responses=docs(201, 400, 409))
+@app.post("/users", status_code=201, **docs("Add a user", 201, 400, 409))
 @app.post("/users/", include_in_schema=False)
 def create_user(new: UserCreate, db: SessionDep, request: Request) -> Response:
     """Add a user. The answer has its address in `Location`, and its version in `ETag`.
@@ -106,7 +106,7 @@ def create_user(new: UserCreate, db: SessionDep, request: Request) -> Response:
     return send_user(user, 201, Location=f"{request.scope['root_path']}/users/{user.id}")
 
 
-@app.get("/users/{user_id}", summary="Get a user", responses=docs(200, 304, 404))
+@app.get("/users/{user_id}", **docs("Get a user", 200, 304, 404))
 def read_user(user_id: UserId, db: SessionDep, if_none_match: Tags = None) -> Response:
     """Get one user, with its version in `ETag`, or 304 if `If-None-Match` has that already."""
     user = db.connection().execute(ONE_USER, {"user_id": user_id}).one_or_none()
@@ -118,7 +118,7 @@ def read_user(user_id: UserId, db: SessionDep, if_none_match: Tags = None) -> Re
     return send_user(user)
 
 
-@app.patch("/users/{user_id}", summary="Change a user", responses=docs(200, 400, 404, 409, 412))
+@app.patch("/users/{user_id}", **docs("Change a user", 200, 400, 404, 409, 412))
 def update_user(
     user_id: UserId, change: UserUpdate, db: SessionDep, request: Request, if_match: Tags = None
 ) -> Response:
@@ -136,14 +136,14 @@ def update_user(
     return changed
 
 
-@app.delete("/users/{user_id}", summary="Delete a user", status_code=204, responses=docs(404, 412))
+@app.delete("/users/{user_id}", status_code=204, **docs("Delete a user", 404, 412))
 def delete_user(user_id: UserId, db: SessionDep, if_match: Tags = None) -> None:
     """Delete a user; with `If-Match`, only in that version. Its id is never given out again."""
     db.delete(get_user(user_id, if_match, db))
     db.commit()
 
 
-@public.get("/health", summary="Check the service", operation_id="health")
+@public.get("/health", tags=["health"], summary="Check the service", operation_id="health")
 def read_health(db: SessionDep) -> dict[str, str]:
     """Tell whether the database answers, with the tables of this version."""
     check_tables(read_engine)
@@ -249,9 +249,12 @@ def method_not_allowed(request: Request, _: HTTPException) -> JSONResponse:
 
 
 def at_the_door(app: ASGIApp) -> ASGIApp:
-    """Answer HEAD as GET (RFC 9110, 9.3.2), and 503 when the server gives up a request to stop."""
+    """Answer HEAD as GET (RFC 9110, 9.3.2), 413 before a long body, and 503 at a late stop."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if int(dict(scope.get("headers", ())).get(b"content-length", 0)) > MAX_BODY:
+            # FastAPI refuses it when the body is read, which a DELETE never does.
+            return await Response(status_code=413)(scope, receive, send)
         method = "GET" if scope.get("method") == "HEAD" else scope.get("method")
         try:
             await app({**scope, "method": method}, receive, send)

@@ -140,6 +140,7 @@ ANSWERS = {
 PAGE = describe("The users", list[UserRead], Link='<?limit=100&after=100>; rel="next"')
 
 
-def docs(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe the answers with these statuses."""
-    return {status: ANSWERS[status] for status in statuses}
+def docs(summary: str, *statuses: int, ok: Any = None) -> dict[str, Any]:
+    """Describe an operation on users, with its answers; `ok` is the one with 200."""
+    responses = {status: ANSWERS[status] for status in statuses} | ({200: ok} if ok else {})
+    return {"summary": summary, "tags": ["users"], "responses": responses}

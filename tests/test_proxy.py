@@ -1,0 +1,360 @@
+"""The service behind a real nginx: docs/nginx.conf, with other ports, paths and time-outs."""
+
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+import sqlalchemy
+from playwright.sync_api import Page
+
+import test_browser
+from conftest import ROOT, Service, StartService
+from postgres import free_port
+from test_browser import execute
+from test_hostile import MIB, memory
+from test_users import ADA, add, add_many
+
+NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+NEIGHBOUR = "127.0.0.2"  # to nginx, another client
+TEMPORARY = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+HALF_A_BODY = (
+    b"POST /api/users HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b'Content-Length: 60\r\n\r\n{"name": "A'
+)
+page = test_browser.page
+
+
+class Proxy:
+    """An nginx process with the configuration of docs/, in front of one service."""
+
+    def __init__(self, directory: Path, service: Service, changes: dict[str, str]) -> None:
+        self.service = service
+        self.port, self.plain_port = free_port(), free_port()
+        self.error_log = directory / "error.log"
+        certificate, key = directory / "certificate.pem", directory / "key.pem"
+        subprocess.run(
+            [
+                *("openssl", "req", "-x509", "-nodes", "-days", "1", "-subj", "/CN=localhost"),
+                *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+                *("-addext", "subjectAltName=IP:127.0.0.1"),
+                *("-addext", "keyUsage=critical,digitalSignature,keyCertSign"),
+                *("-keyout", key, "-out", certificate),
+            ],
+            capture_output=True,
+            check=True,
+        )
+        self.tls = ssl.create_default_context(cafile=certificate)
+        configuration = (ROOT / "docs/nginx.conf").read_text()
+        temporary = "".join(f"{name}_temp_path {directory}/{name}; " for name in TEMPORARY)
+        places = {
+            "/run/nginx.pid": f"{directory}/pid",
+            "/var/log/nginx/error.log": str(self.error_log),
+            "/var/log/nginx/access.log": f"{directory}/access.log",
+            "/etc/ssl/users/fullchain.pem": str(certificate),
+            "/etc/ssl/users/privkey.pem": str(key),
+            "127.0.0.1:8000": service.url.removeprefix("http://"),
+            "listen 80;": f"listen 127.0.0.1:{self.plain_port};",
+            "listen [::]:80;": "",
+            "listen 443 ssl;": f"listen 127.0.0.1:{self.port} ssl;",
+            "listen [::]:443 ssl;": "",
+            "http {": "http { " + temporary,  # Debian's nginx has them in /var/lib/nginx
+        }
+        for old, new in (places | changes).items():
+            assert configuration.count(old) == 1, old
+            configuration = configuration.replace(old, new)
+        (directory / "nginx.conf").write_text(configuration)
+        with self.error_log.open("wb") as log:  # of what nginx says before it has read its own
+            self.process = subprocess.Popen(
+                [str(NGINX), "-c", directory / "nginx.conf", "-g", "daemon off;"],
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def wait(self) -> None:
+        """Return as soon as nginx listens."""
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.error_log.read_text()
+            with suppress(ConnectionRefusedError):
+                return socket.create_connection(("127.0.0.1", self.port)).close()
+            time.sleep(0.02)
+        raise AssertionError(self.error_log.read_text())
+
+    def stop(self) -> None:
+        """End it, its workers first; if it does not end, kill them all."""
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+    def client(self, address: str = "127.0.0.1") -> httpx.Client:
+        """Return a client that sees the API under its prefix, and comes from this address."""
+        transport = httpx.HTTPTransport(verify=self.tls, local_address=address)
+        base_url = f"https://127.0.0.1:{self.port}/api"
+        return httpx.Client(base_url=base_url, transport=transport, timeout=10)
+
+    def connect(self) -> socket.socket:
+        """Open a connection of the neighbour's, on which nothing is said yet."""
+        return socket.create_connection(
+            ("127.0.0.1", self.port), timeout=10, source_address=(NEIGHBOUR, 0)
+        )
+
+    def connect_tls(self) -> ssl.SSLSocket:
+        return self.tls.wrap_socket(self.connect(), server_hostname="127.0.0.1")
+
+
+StartProxy = Callable[..., Proxy]
+
+
+@pytest.fixture
+def start_proxy(
+    start: StartService, postgres_directory: Path, tmp_path: Path
+) -> Iterator[StartProxy]:
+    """Start the service and nginx in front of it, with some words of its configuration changed."""
+    if not (NGINX and shutil.which("openssl")) and not os.environ.get("CI"):
+        pytest.skip("needs nginx and openssl: apt-get install nginx openssl")
+    proxies: list[Proxy] = []
+
+    def run(changes: dict[str, str] | None = None) -> Proxy:
+        service = start(f"sqlite:///{tmp_path}/users.db", "--root-path", "/api")
+        service.wait().close()
+        # Started by root, nginx works as www-data, who may not enter the directories of pytest.
+        directory = Path(tempfile.mkdtemp(dir=postgres_directory))
+        directory.chmod(0o755)
+        proxies.append(Proxy(directory, service, changes or {}))
+        proxies[-1].wait()
+        return proxies[-1]
+
+    yield run
+    for proxy in proxies:
+        proxy.stop()
+        assert "[crit]" not in (log := proxy.error_log.read_text()), log
+
+
+def test_the_api_is_all_there_under_the_prefix(start_proxy: StartProxy) -> None:
+    with start_proxy().client() as client:
+        users = [
+            add(client, {"name": f"User {n}", "email": f"user{n}@example.com"}) for n in range(5)
+        ]
+
+        listed = []
+        page = client.get("/users?limit=2")
+        while following := page.links.get("next"):
+            listed += page.json()
+            page = client.get(page.url.join(following["url"]))
+        listed += page.json()
+        opened = [client.get(user.url.join(user.headers["location"])) for user in users]
+        taken = client.post("/users", json={"name": "User", "email": "user3@example.com"})
+
+        assert listed == [user.json() for user in users]
+        assert [answer.json() for answer in opened] == listed
+        assert taken.status_code == 409
+        assert taken.headers["location"] == opened[3].url.path == "/api/users/4"
+        assert client.get("/openapi.json").json()["servers"] == [{"url": "/api"}]
+
+
+def test_a_user_is_changed_and_deleted_through_the_proxy(start_proxy: StartProxy) -> None:
+    with start_proxy().client() as client:
+        ada = add(client, ADA)
+        address = ada.url.join(ada.headers["location"])
+        tag = {"If-Match": ada.headers["etag"]}
+
+        changed = client.patch(address, json={"name": "Ada King"}, headers=tag)
+        again = client.patch(address, json={"name": "Lost"}, headers=tag)
+        same = client.get(address, headers={"If-None-Match": changed.headers["etag"]})
+        deleted = client.delete(address)
+
+        assert changed.json()["name"] == "Ada King"
+        assert [again.status_code, same.status_code, deleted.status_code] == [412, 304, 204]
+
+
+def test_docs_tries_the_api_out_through_the_proxy(page: Page, start_proxy: StartProxy) -> None:
+    proxy = start_proxy()
+    browser = page.context.browser
+    assert browser
+    visitor = browser.new_page(ignore_https_errors=True)  # nobody vouches for the certificate
+    problems: list[str] = []
+    visitor.on("pageerror", lambda error: problems.append(str(error)))
+
+    visitor.goto(f"https://127.0.0.1:{proxy.port}/api/")
+    answer = execute(visitor, "read_users")
+
+    assert visitor.url.startswith(f"https://127.0.0.1:{proxy.port}/api/docs")
+    assert answer.split()[:2] == ["200", "Response"], answer
+    assert problems == []
+
+
+def test_plain_http_leads_to_the_same_address_in_https(start_proxy: StartProxy) -> None:
+    proxy = start_proxy()
+    address = f"http://127.0.0.1:{proxy.plain_port}/api/users?limit=1"
+
+    answer = httpx.post(address, headers={"Host": "evil.example.com"})
+
+    assert answer.status_code == 308
+    assert answer.headers["location"] == "https://users.example.com/api/users?limit=1"
+
+
+def test_what_is_not_under_the_prefix_is_not_found(start_proxy: StartProxy) -> None:
+    proxy = start_proxy()
+    with proxy.client() as client:
+        for path in ("/", "/users", "/docs", "/api/../users", "/apiusers"):
+            answer = client.get(client.base_url.copy_with(raw_path=path.encode()))
+
+            assert answer.status_code == 404, path
+            assert answer.json() == {"detail": "Not Found"}
+
+    assert "404" not in proxy.service.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("part", "count"),
+    [(b"x" * MIB, 100), (b"X-Short: x\r\n" * (MIB // 12), 60)],
+    ids=["one of 100 MB", "60 MB of short ones"],
+)
+def test_endless_headers_are_refused_and_nobody_waits_for_them(
+    start_proxy: StartProxy, part: bytes, count: int
+) -> None:
+    proxy = start_proxy()
+    before = memory(proxy.service)
+
+    def send() -> bytes:
+        with proxy.connect_tls() as connection:
+            connection.sendall(b"GET /api/users HTTP/1.1\r\nHost: localhost\r\nX-Long: ")
+            for _ in range(count):
+                connection.sendall(part)
+            return connection.recv(4096)
+
+    with ThreadPoolExecutor() as executor, proxy.client() as client:
+        senders = [executor.submit(send) for _ in range(3)]
+        healthy = 0
+        while healthy < 5 or not all(sender.done() for sender in senders):
+            assert client.get("/health", timeout=1).status_code == 200
+            healthy += 1
+
+    assert all(sender.result().startswith(b"HTTP/1.1 400 ") for sender in senders)
+    assert "/users" not in proxy.service.log.read_text()
+    assert memory(proxy.service) - before < 5 * MIB
+
+
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [
+        (None, {b"": 200}),
+        (b"GET /api/health HTTP/1.1\r\nHost: local", {b"": 200}),
+        (HALF_A_BODY, {b"": 100, b"429": 100}),  # more in progress than one client may have
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", {b"404": 200}),
+    ],
+    ids=["nothing", "half a header", "half a body", "one request"],
+)
+def test_200_clients_that_stop_keep_nobody_waiting_and_are_hung_up_on(
+    start_proxy: StartProxy, sent: bytes | None, answers: dict[bytes, int]
+) -> None:
+    proxy = start_proxy(
+        {
+            "client_header_timeout 10s": "client_header_timeout 2s",
+            "client_body_timeout 10s": "client_body_timeout 2s",
+            "keepalive_timeout 30s": "keepalive_timeout 2s",
+        }
+    )
+    silent = []
+    for _ in range(200):
+        silent.append(proxy.connect() if sent is None else proxy.connect_tls())
+        silent[-1].sendall(sent or b"")
+
+    with proxy.client() as client:
+        for number in range(20):
+            user = {"name": "Ada", "email": f"ada{number}@example.com"}
+            assert client.post("/users", json=user, timeout=1).status_code == 201
+    answered: Counter[bytes] = Counter()
+    for connection in silent:
+        with connection, connection.makefile("rb") as answer:
+            answered[answer.read()[9:12]] += 1  # read() returns when nginx hangs up
+
+    assert answered == answers
+
+
+def test_a_client_that_asks_too_often_is_told_so_and_the_others_are_served(
+    start_proxy: StartProxy,
+) -> None:
+    proxy = start_proxy({"rate=50r/s": "rate=1r/m", "burst=200": "burst=5"})
+    with proxy.client(NEIGHBOUR) as neighbour, proxy.client() as client:
+        answers = [neighbour.get("/health") for _ in range(10)]
+
+        assert [answer.status_code for answer in answers] == [200] * 6 + [429] * 4
+        assert answers[-1].json() == {"detail": "Too many requests"}
+        assert answers[-1].headers["retry-after"] == "1"
+        assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH", "DELETE"])
+def test_a_body_too_long_is_refused_in_json_and_never_reaches_the_service(
+    start_proxy: StartProxy, method: str
+) -> None:
+    proxy = start_proxy()
+    body = b" " * 70_000
+    with proxy.client() as client:
+        ada = add(client, ADA)
+        address = "/users" if method == "POST" else "/users/1"
+
+        declared = client.request(method, address, content=body)
+        chunked = client.request(method, address, content=iter([body]))
+
+        for answer in (declared, chunked):
+            assert answer.status_code == 413
+            assert answer.json() == {"detail": "Content Too Large"}
+        assert client.get("/users").json() == [ada.json()]
+
+    assert "413" not in proxy.service.log.read_text()
+
+
+def test_pages_that_are_read_slowly_arrive_whole(start_proxy: StartProxy, tmp_path: Path) -> None:
+    proxy = start_proxy({"proxy_buffers 16 16k": "proxy_buffers 3 4k"})  # the rest is in a file
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/users.db")
+    add_many(engine, 1000, "\U0001f9d1" * 100)
+    engine.dispose()
+    ask = b"GET /api/users?limit=1000 HTTP/1.1\r\nHost: localhost\r\n"
+    count = 20  # 9 MB: more than the system keeps for a connection
+
+    with proxy.connect_tls() as connection:
+        connection.sendall((ask + b"\r\n") * (count - 1) + ask + b"Connection: close\r\n\r\n")
+        time.sleep(1)
+        with connection.makefile("rb") as answers:
+            assert answers.read().count(b'"id":') == count * 1000
+
+
+def test_while_the_service_is_away_the_answer_is_503(start_proxy: StartProxy) -> None:
+    proxy = start_proxy()
+    proxy.service.stop()
+
+    with proxy.client() as client:
+        answer = client.get("/users")
+
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    assert answer.json() == {"detail": "The service does not answer"}
+
+
+def test_the_service_logs_the_address_that_a_client_has_not_one_it_claims(
+    start_proxy: StartProxy,
+) -> None:
+    proxy = start_proxy()
+
+    with proxy.client(NEIGHBOUR) as neighbour:
+        neighbour.get("/users", headers={"X-Forwarded-For": "10.9.8.7"})
+
+    assert NEIGHBOUR in proxy.service.log.read_text()
+    assert "10.9.8.7" not in proxy.service.log.read_text()
