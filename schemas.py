@@ -124,6 +124,7 @@ def describe(meaning: str, model: Any = None, detail: Any = None, **headers: str
     return about | {"model": model, "content": example} if model else about
 
 
+FAULT = {"type": "missing", "loc": ["body", "email"], "msg": "Field required"}
 ANSWERS = {
     200: describe("The user", UserRead, ETag='"1"'),
     201: describe("The new user", UserRead, ETag='"1"', Location="/users/1"),
@@ -134,7 +135,7 @@ ANSWERS = {
     409: describe("The e-mail is taken", Problem, "This e-mail is taken", Location="/users/1"),
     412: describe("The version is another", Problem, "The user has changed since you read it"),
     413: {"description": "The body is over 64 KiB", "content": {"text/plain": {}}},
-    422: describe("Not valid", Invalid, [{"type": "missing", "loc": ["body"], "msg": "Required"}]),
+    422: describe("The request is not valid", Invalid, [FAULT]),
     503: describe("Try again later", Problem, "The database does not answer", Retry_After="1"),
 }
 PAGE = describe("The users", list[UserRead], Link='<?limit=100&after=100>; rel="next"')

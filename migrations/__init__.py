@@ -1,6 +1,7 @@
 """Whether a database has the tables of this version. The steps to them are in `versions/`."""
 
 import logging
+import threading
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -10,6 +11,7 @@ alembic = config.Config(
     toml_file=Path(__file__).parent.with_name("pyproject.toml"), attributes={"only_if_empty": True}
 )
 steps = script.ScriptDirectory.from_config(alembic)
+one_at_a_time = threading.Lock()  # Alembic's commands are not made for threads
 tables: set[str] = set()  # those that were there when they were last found right
 
 
@@ -27,7 +29,8 @@ def check_tables(engine: sa.Engine) -> None:
         found = set(sa.inspect(connection).get_table_names())
         versions = set(migration.MigrationContext.configure(connection).get_current_heads())
     if not tables | versions | (found - {"alembic_version"}):
-        command.upgrade(alembic, "head")
+        with one_at_a_time:
+            command.upgrade(alembic, "head")
         return check_tables(engine)
     if not versions:
         raise TablesError("there are tables that `alembic upgrade head` did not make")
