@@ -107,7 +107,7 @@ def set_up(connection: Any, record: Any) -> None:
     """Tell a new connection what it has to know."""
     for setting in SETTINGS:
         connection.execute(setting)
-    record.info["file"] = SQLITE and FILE.stat().st_ino
+    record.info["file"] = SQLITE and FILE.stat()[:2]  # its mode and its number
 
 
 @event.listens_for(engine, "checkout")
@@ -119,8 +119,8 @@ def check(connection: Any, record: Any, _: Any) -> None:
     """
     idle = time.monotonic() - record.info.get("used", 0)
     record.info["used"] = time.monotonic()
-    if SQLITE and not (FILE.exists() and FILE.stat().st_ino == record.info["file"]):
-        raise exc.InvalidatePoolError("the file was moved or replaced")
+    if SQLITE and not (FILE.exists() and FILE.stat()[:2] == record.info["file"]):
+        raise exc.InvalidatePoolError("the file was moved, replaced or made read-only")
     if not SQLITE and idle > 0.5:
         try:
             engine.dialect.do_ping(connection)

@@ -223,8 +223,8 @@ def changed_meanwhile(_: Request, __: StaleDataError) -> JSONResponse:
 
 @app.exception_handler(Exception)
 def mistake(_: Request, __: Exception) -> JSONResponse:
-    """Answer 500. The traceback is in the log."""
-    return JSONResponse({"detail": "Internal Server Error"}, 500)
+    """Answer 500. The traceback is in the log, and uvicorn closes the connection after it."""
+    return JSONResponse({"detail": "Internal Server Error"}, 500, {"Connection": "close"})
 
 
 @app.exception_handler(RequestValidationError)

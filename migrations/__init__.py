@@ -7,12 +7,14 @@ from pathlib import Path
 import sqlalchemy as sa
 from alembic import command, config, migration, script
 
+from models import Base
+
 alembic = config.Config(
     toml_file=Path(__file__).parent.with_name("pyproject.toml"), attributes={"only_if_empty": True}
 )
 steps = script.ScriptDirectory.from_config(alembic)
 one_at_a_time = threading.Lock()  # Alembic's commands are not made for threads
-tables: set[str] = set()  # those that were there when they were last found right
+tables: set[str] = set()  # those of the models that were there when all was well
 
 
 class TablesError(Exception):
@@ -32,14 +34,14 @@ def check_tables(engine: sa.Engine) -> None:
         with one_at_a_time:
             command.upgrade(alembic, "head")
         return check_tables(engine)
-    if not versions:
-        raise TablesError("there are tables that `alembic upgrade head` did not make")
     if missing := tables - found:
         raise TablesError(f"tables are missing: {', '.join(missing)}")
+    if not versions:
+        raise TablesError("there are tables that `alembic upgrade head` did not make")
     if not versions <= {step.revision for step in steps.walk_revisions()}:
         if not tables:
             logging.getLogger("uvicorn.error").warning("The tables are newer than this service")
     elif versions != set(steps.get_heads()):
         raise TablesError("the tables are behind: run `alembic upgrade head`")
-    tables.update(found)
+    tables.update(found & set(Base.metadata.tables))
     return None

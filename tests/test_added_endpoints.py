@@ -1,0 +1,298 @@
+"""What somebody adds to a copy of the project has what the service's own endpoints have."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+
+from conftest import Service, StartService
+from helpers import ADA, add, alembic, append, assert_unavailable, at_once, logged, replace, sql
+from postgres import Postgres
+
+PHOTO = '''
+
+class Photo(Base):
+    """A photo."""
+
+    __tablename__ = "photos"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str] = mapped_column(String(100))
+'''
+
+LESSON_6 = """
+from models import Photo
+
+
+@app.get("/photos/")
+def read_photos(db: Session = Depends(get_db)):
+    photos = db.query(Photo).all()
+    return photos
+"""
+ROUTER = LESSON_6.replace("@app", "router = APIRouter()\n\n\n@router").replace(
+    "    return photos", "    return photos\n\n\napp.include_router(router)"
+)
+PHOTOS = [{"id": 1, "title": "Sunrise"}, {"id": 2, "title": "Sunset"}]
+
+# `seconds` of thinking, between reading and writing.
+ORM_WRITE = """
+import re
+import time
+
+
+@app.post("/rename/{user_id}")
+def rename(user_id: int, name: str, seconds: float = 0, db: Session = Depends(get_db)):
+    user = db.get(User, user_id)
+    time.sleep(seconds)
+    user.name = name
+    db.commit()
+"""
+UPDATE_STATEMENT = """
+from sqlalchemy import update
+
+
+@app.post("/rename/{user_id}")
+def rename(user_id: int, name: str, db: Session = Depends(get_db)):
+    db.execute(update(User).where(User.id == user_id).values(name=name))
+    db.commit()
+"""
+
+METHODS = ["GET", "POST"]
+# What the endpoint does, and what the log says then.
+MISTAKES = {
+    "column": ("db.execute(text('SELECT nmae FROM users'))", "nmae"),
+    "syntax": ("db.execute(text('SELEKT name FROM users'))", "syntax error"),
+    "table": ("db.query(Photo).all()", "photos"),
+    "null": (
+        "db.add(User(name=None, email='x@example.com')); db.commit()",
+        "NotNullViolation|NOT NULL constraint",
+    ),
+    "python": ("1 / 0", "ZeroDivisionError"),
+}
+MISTAKEN = "\n\nfrom models import Photo\nfrom sqlalchemy import text\n" + "".join(
+    f"""
+
+@app.api_route("/mistakes/{name}", methods={METHODS})
+def {name}(db: Session = Depends(get_db)):
+    {code}
+"""
+    for name, (code, _) in MISTAKES.items()
+)
+
+HALF_WAY = """
+
+@app.post("/half-way")
+def half_way(db: Session = Depends(get_db)):
+    db.add(User(name="Ghost", email="ghost@example.com"))
+    db.flush()
+    raise RuntimeError("half-way")
+"""
+
+
+def add_photos(project: Path, url: str, endpoint: str) -> None:
+    """Do what somebody would who adds a resource: model, endpoint, the step to its table."""
+    append(project / "models.py", PHOTO)
+    append(project / "main.py", endpoint)
+    alembic(url, "upgrade", "head", cwd=project)
+    alembic(url, "revision", "--autogenerate", "-m", "photos", cwd=project)
+    alembic(url, "upgrade", "head", cwd=project)
+    sql(url, *(f"INSERT INTO photos (title) VALUES ('{photo['title']}')" for photo in PHOTOS))
+
+
+@pytest.fixture
+def start_mistaken(_start: StartService) -> Iterator[StartService]:
+    """Start services that print tracebacks, as they should for a mistake in the code."""
+    started: list[Service] = []
+
+    def start(database_url: str, *options: str, cwd: Path) -> Service:
+        started.append(_start(database_url, *options, cwd=cwd))
+        return started[-1]
+
+    yield start
+    for service in started:
+        service.stop()
+
+
+def assert_mistake(answer: httpx.Response) -> None:
+    assert answer.status_code == 500
+    assert answer.json() == {"detail": "Internal Server Error"}
+    assert "retry-after" not in answer.headers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("endpoint", [LESSON_6, ROUTER], ids=["app", "router"])
+def test_an_endpoint_as_in_lesson_6_answers_everybody_or_those_with_the_token(
+    start: StartService,
+    new_database: str,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    endpoint: str,
+) -> None:
+    add_photos(project, new_database, endpoint)
+
+    with start(new_database, cwd=project).wait() as client:
+        answers = at_once([partial(client.get, "/photos/")] * 40)
+        head = client.head("/photos/")
+
+    assert [answer.status_code for answer in answers] == [200] * 40
+    assert all(answer.json() == PHOTOS for answer in answers)
+    assert (head.status_code, head.content) == (200, b"")
+    assert int(head.headers["content-length"]) == len(answers[0].content)
+
+    monkeypatch.setenv("API_TOKEN", "secret")
+    with start(new_database, cwd=project).wait() as client:
+        refused = [client.get("/photos/"), client.head("/photos/")]
+        wrong = client.get("/photos/", headers={"Authorization": "Bearer wrong"})
+        allowed = client.get("/photos/", headers={"Authorization": "Bearer secret"})
+
+    assert [answer.status_code for answer in [*refused, wrong]] == [401] * 3
+    assert wrong.headers["www-authenticate"] == "Bearer"
+    assert allowed.json() == PHOTOS
+
+
+@pytest.mark.slow
+def test_an_endpoint_as_in_lesson_6_says_503_while_the_database_is_away(
+    start: StartService, postgres: Postgres, project: Path
+) -> None:
+    add_photos(project, postgres.url(), LESSON_6)
+
+    with start(postgres.url(), cwd=project).wait() as client:
+        before = client.get("/photos/")
+        postgres.stop()
+        away = client.get("/photos/")
+        postgres.start()
+        again = client.get("/photos/")
+
+    assert_unavailable(away)
+    assert before.json() == again.json() == PHOTOS
+
+
+@pytest.mark.parametrize("endpoint", [ORM_WRITE, UPDATE_STATEMENT], ids=["orm", "update"])
+def test_a_change_by_an_added_endpoint_gives_the_user_a_new_tag(
+    start: StartService, new_database: str, project: Path, endpoint: str
+) -> None:
+    append(project / "main.py", endpoint)
+    with start(new_database, cwd=project).wait() as client:
+        created = add(client, ADA)
+
+        renamed = client.post("/rename/1?name=Renamed")
+
+        assert renamed.status_code == 200
+        read = client.get("/users/1")
+        assert read.json()["name"] == "Renamed"
+        assert read.headers["etag"] != created.headers["etag"]
+        stale = {"If-Match": created.headers["etag"]}
+        assert client.patch("/users/1", json={"name": "X"}, headers=stale).status_code == 412
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["the same service", "another process"])
+def test_an_added_endpoint_cannot_overwrite_what_changed_after_it_read(
+    start: StartService, new_database: str, project: Path, other: str
+) -> None:
+    append(project / "main.py", ORM_WRITE)
+    with (
+        start(new_database, cwd=project).wait() as client,
+        start(new_database).wait() as another,
+        ThreadPoolExecutor() as pool,
+    ):
+        second = another if other == "another process" else client
+        add(client, ADA)
+        slow = pool.submit(client.post, "/rename/1?name=Slow&seconds=1.5")
+        time.sleep(0.5)
+
+        began = time.monotonic()
+        change = second.patch("/users/1", json={"email": "new@example.com"})
+        took = time.monotonic() - began
+
+        assert change.status_code == 200
+        kept = client.get("/users/1")
+        if new_database.startswith("sqlite"):  # one writer at a time: the second one waits
+            assert slow.result().status_code == 200
+            assert took > 0.5
+            assert kept.json() == {"id": 1, "name": "Slow", "email": "new@example.com"}
+            assert kept.headers["etag"] == '"3"'
+        else:
+            assert slow.result().status_code == 409
+            assert slow.result().json()["detail"]
+            assert kept.json() == {"id": 1, **ADA, "email": "new@example.com"}
+            assert kept.headers["etag"] == '"2"'
+
+
+@pytest.mark.slow
+def test_many_added_writes_at_once_are_200_or_409_and_each_200_is_counted(
+    start: StartService, new_database: str, project: Path
+) -> None:
+    append(project / "main.py", ORM_WRITE)
+    with start(new_database, cwd=project).wait() as client:
+        add(client, ADA)
+
+        writes = [partial(client.post, f"/rename/1?name={n}&seconds=0.05") for n in range(24)]
+        statuses = [answer.status_code for answer in at_once(writes)]
+
+        assert set(statuses) <= {200, 409}
+        assert client.get("/users/1").headers["etag"] == f'"{1 + statuses.count(200)}"'
+
+
+@pytest.mark.slow
+def test_a_mistake_in_an_added_endpoint_is_500_with_its_traceback_and_disturbs_nobody(
+    start_mistaken: StartService, new_database: str, project: Path
+) -> None:
+    append(project / "models.py", PHOTO)  # with no step that makes its table
+    append(project / "main.py", MISTAKEN)
+    service = start_mistaken(new_database, cwd=project)
+    with service.wait() as client:
+        for name, (_, telling) in MISTAKES.items():
+            seen = len(service.log.read_text())
+
+            asks = [partial(client.request, method, f"/mistakes/{name}") for method in METHODS]
+            answers = at_once(asks * 10)  # more of each than there are connections
+
+            for answer in answers:
+                assert_mistake(answer)
+            log = logged(service.log, "Exception in ASGI application", seen, times=len(answers))
+            assert re.search(telling, log)
+            assert client.get("/users").json() == []
+            assert client.get("/health").status_code == 200
+        add(client, ADA)
+
+
+def test_a_misspelt_column_in_the_models_is_500_and_not_503(
+    start_mistaken: StartService, new_database: str, project: Path
+) -> None:
+    alembic(new_database, "upgrade", "head")
+    replace(
+        project / "models.py", "mapped_column(String(100))", 'mapped_column("nmae", String(100))'
+    )
+    service = start_mistaken(new_database, cwd=project)
+    with service.wait() as client:
+        questions: list[Callable[[], httpx.Response]] = [
+            lambda: client.get("/users"),
+            lambda: client.get("/users/1"),
+            lambda: client.post("/users", json=ADA),
+            lambda: client.patch("/users/1", json={"name": "X"}),
+            lambda: client.delete("/users/1"),
+        ]
+        for ask in questions:
+            seen = len(service.log.read_text())
+
+            assert_mistake(ask())
+
+            assert "nmae" in logged(service.log, "Traceback", seen)
+
+
+def test_an_added_endpoint_that_fails_half_way_stores_nothing(
+    start_mistaken: StartService, new_database: str, project: Path
+) -> None:
+    append(project / "main.py", HALF_WAY)
+    with start_mistaken(new_database, cwd=project).wait() as client:
+        for _ in range(15):  # more often than there are connections
+            assert_mistake(client.post("/half-way"))
+
+        assert client.get("/users").json() == []
+        assert add(client, ADA | {"email": "ghost@example.com"}).headers["etag"] == '"1"'
