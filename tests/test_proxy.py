@@ -19,12 +19,10 @@ import pytest
 import sqlalchemy
 from playwright.sync_api import Page
 
-import test_browser
+from browser import execute
 from conftest import ROOT, Service, StartService
+from helpers import ADA, MIB, add, add_many, memory
 from postgres import free_port
-from test_browser import execute
-from test_hostile import MIB, memory
-from test_users import ADA, add, add_many
 
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 NEIGHBOUR = "127.0.0.2"  # to nginx, another client
@@ -33,7 +31,6 @@ HALF_A_BODY = (
     b"POST /api/users HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     b'Content-Length: 60\r\n\r\n{"name": "A'
 )
-page = test_browser.page
 
 
 class Proxy:

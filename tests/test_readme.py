@@ -1,161 +1,375 @@
-"""The README, taken at its word: its commands are run as they stand there."""
+"""The documents, taken at their word: their commands are run, and what they quote is there."""
 
 import http.server
 import os
 import re
+import shlex
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 
 from conftest import ROOT, StartService
+from helpers import ADA, GRACE, add
 from postgres import Postgres, free_port
-from test_users import ADA, GRACE, add
 
-README = (ROOT / "README.md").read_text()
-FRENCH = (ROOT / "README.fr.md").read_text()
-TOOLS = Path(sys.executable).parent
-
-
-def section(heading: str) -> str:
-    found = re.search(rf"^#+ {heading}\n(.*?)(?=^#+ |\Z)", README, re.M | re.S)
-    assert found, heading
-    return found[1]
+README, FRENCH, LESSONS = "README.md", "README.fr.md", "docs/lessons.md"
+OPERATIONS, RECIPE = "docs/operations.md", "docs/another-resource.md"
+FIGURES = "benchmarks/README.md"
+TEXT = {
+    str(file.relative_to(ROOT)): file.read_text()
+    for file in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / FIGURES]
+}
+# Where the commands are that the tests below run, and those that something else runs.
+RUN_HERE = {
+    (README, "Run it"),
+    (README, "Try it"),
+    (LESSONS, "How to try them"),
+    (OPERATIONS, "Configuration"),
+    (OPERATIONS, "Upgrade of the tables"),
+    (OPERATIONS, "Backup and restore"),
+    (OPERATIONS, "Container"),
+    (OPERATIONS, "Traces and metrics"),
+    (RECIPE, "4. The step to the new table"),
+    (RECIPE, "Try it"),
+}
+RUN_ELSEWHERE = {
+    (README, "Test it"): "by .ci/run, which reads it from there",
+    (FIGURES, "Measure it yourself"): "by hand: it takes half an hour",
+}
 
 
 def blocks(text: str, language: str = "sh") -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
 
 
+def sections(document: str) -> dict[str, str]:
+    """Return the text below each heading, up to the next."""
+    _, *parts = re.split(r"^#+ (.*)\n", TEXT[document], flags=re.M)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def commands(document: str, heading: str) -> list[str]:
+    return blocks(sections(document)[heading])
+
+
+def edits(document: str, before: str = "") -> list[tuple[str, str, str]]:
+    """Return what to replace, by what and in which file, in the sentences that say so."""
+    words = ("remplace", "par", "dans") if document == FRENCH else ("replace", "by", "in")
+    sentence = r"{} `([^`]+)` {} `([^`]+)` {} `([^`]+)`".format(*words)
+    return re.findall(before + sentence, " ".join(TEXT[document].split()))
+
+
+def edit(project: Path, replaced: str, replacement: str, file: str) -> None:
+    code = (project / file).read_text()
+    assert replaced in code
+    (project / file).write_text(code.replace(replaced, replacement))
+
+
+# Another word, since somebody who followed the recipe has photos already.
+POSTCARDS = TEXT[RECIPE].replace("hoto", "ostcard")
+BREAKS = edits(LESSONS, before=r"\*\*Break it:\*\* ")
+# The last part of the command that sets up and starts: it starts again.
+START = commands(README, "Run it")[0].split(" && ")[-1]
+
+
+@pytest.fixture
+def installed(project: Path) -> Path:
+    """A copy of the project after the command of "Test it" in it."""
+    (project / ".venv").symlink_to(sys.prefix)
+    return project
+
+
 def environment(**more: str) -> dict[str, str]:
-    return os.environ | {"PATH": f"{TOOLS}:{os.environ['PATH']}", "DATABASE_URL": ""} | more
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "DATABASE_URL": "", "PYTHONUNBUFFERED": "1"} | more
 
 
-def run(block: str, directory: Path, *, fails: bool = False, **more: str) -> str:
+def run(block: str, directory: Path, *, status: int = 0, **more: str) -> str:
     done = subprocess.run(
-        ["bash", "-c" if fails else "-ec", block],
+        ["sh", "-ec", block],
         cwd=directory,
         env=environment(**more),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT if fails else None,
+        capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, f"{block}\n{done.stdout}"
+    assert done.returncode == status, f"{block}\n{done.stdout}{done.stderr}"
     return done.stdout
 
 
 @contextmanager
-def running(block: str, directory: Path, port: int, **more: str) -> Iterator[httpx.Client]:
-    """Run a block that ends with a server, until that answers at a port of its own."""
-    block = block.replace("--port 8000", "")
-    with (directory / "log").open("w") as log:
-        shell = subprocess.Popen(
-            ["bash", "-ec", block],
+def running(block: str, directory: Path, **more: str) -> Iterator[tuple[httpx.Client, list[str]]]:
+    """Run a block that ends with a server; give a client of it and the lines that it prints."""
+    port, log = free_port(), list[str]()
+    with (
+        httpx.Client(base_url=f"http://localhost:{port}", timeout=30) as client,
+        subprocess.Popen(
+            ["sh", "-ec", block.replace("--port 8000", "")],
             cwd=directory,
             env=environment(UVICORN_PORT=str(port), **more),
-            stdout=log,
-            stderr=log,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
             start_new_session=True,
-        )
-    try:
-        with httpx.Client(base_url=f"http://localhost:{port}", timeout=30) as client:
-            deadline = time.monotonic() + 300
-            while True:
-                try:
-                    client.get("/health")
-                    break
-                except httpx.TransportError:
-                    assert shell.poll() is None, (directory / "log").read_text()
-                    assert time.monotonic() < deadline, (directory / "log").read_text()
-                    time.sleep(0.1)
-            yield client
-    finally:
-        os.killpg(shell.pid, signal.SIGTERM)
-        shell.wait(30)
+        ) as shell,
+    ):
+
+        def read() -> None:
+            for line in shell.stdout or []:
+                log.append(line)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            wait_for("Uvicorn running on", log, seconds=300)
+            wait_for("Application startup complete", log)
+            yield client, log
+        finally:
+            os.killpg(shell.pid, signal.SIGINT)  # as Ctrl+C does
+            reader.join(30)  # until the last process that can still print has ended
+            orphans = reader.is_alive()
+            if orphans:
+                os.killpg(shell.pid, signal.SIGKILL)
+                reader.join()
+        assert not orphans, "".join(log)
 
 
-@pytest.fixture
-def port() -> int:
-    return free_port()
+def wait_for(words: str, log: list[str], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while words not in "".join(log):
+        assert time.monotonic() < deadline, "".join(log)
+        time.sleep(0.05)
 
 
-def test_every_command_of_both_readmes_is_run_by_a_test() -> None:
-    run_here = [
-        *("Run it", "The eight lessons", "In production", "Schema changes"),
-        *("Backup and restore", "Add another door"),
-    ]
-    tested = [block for heading in run_here for block in blocks(section(heading))]
-    tested += blocks(section("Test it"))  # run by .ci/run, which reads it from there
-    assert Counter(blocks(README)) == Counter(tested)
-    assert Counter(blocks(FRENCH)) <= Counter(tested)
+def assert_printed(block: str, log: list[str]) -> None:
+    """Assert that the lines of the block, or what they begin with, were printed in this order."""
+    printed = iter(log)
+    for expected in block.splitlines():
+        assert any(expected in line for line in printed), f"{expected}\n{''.join(log)}"
+
+
+def test_every_command_is_run() -> None:
+    found = {
+        (document, heading)
+        for document in TEXT
+        for heading, text in sections(document).items()
+        if document != FRENCH and blocks(text)
+    }
+
+    assert found == RUN_HERE | RUN_ELSEWHERE.keys()
     assert "## Test it" in (ROOT / ".ci/run").read_text()
 
 
-def test_the_quick_start_gives_the_answers_that_it_shows(project: Path, port: int) -> None:
+def test_the_french_course_has_the_commands_and_quotes_of_the_english_one() -> None:
+    loop = commands(README, "Test it")[1]
+
+    for language in ("sh", "powershell", "json", "text", "python"):
+        english = [*blocks(TEXT[README], language), *blocks(TEXT[LESSONS], language)]
+        assert Counter(blocks(TEXT[FRENCH], language)) == Counter(english) - Counter([loop])
+    assert edits(FRENCH) == edits(LESSONS)
+
+
+@pytest.mark.parametrize(
+    ("document", "heading"), [(README, "Run it"), (README, "Test it"), (LESSONS, "How to try them")]
+)
+def test_powershell_is_told_the_same_as_sh(document: str, heading: str) -> None:
+    powershell = commands(document, heading)[0]
+    for sh, other in (("python3", "py"), (" &&", ";"), (".venv/bin/", ".venv\\Scripts\\")):
+        powershell = powershell.replace(sh, other)
+
+    assert blocks(sections(document)[heading], "powershell") == [powershell]
+
+
+def test_powershell_sends_the_same_requests_as_curl() -> None:
+    def options(lines: list[str], *names: str) -> list[list[str]]:
+        """Return the address and the options of each line, by those names."""
+        found = []
+        for line in "".join(lines).splitlines():
+            words = [word.removeprefix("http://") for word in shlex.split(line)]
+            (address,) = [word for word in words if word.startswith("localhost")]
+            pairs = dict(pairwise(words))
+            found.append([address, *(pairs.get(name, "") for name in names)])
+        return found
+
+    curl = options(commands(README, "Try it"), "-X", "-d", "-H")
+    for request in curl:
+        request[1] = (request[1] or ("POST" if request[2] else "")).capitalize()
+        request[3] = request[3].removeprefix("Content-Type: ")
+    powershell = blocks(sections(README)["Try it"], "powershell")
+
+    assert options(powershell, "-Method", "-Body", "-ContentType") == curl
+
+
+def test_the_readme_is_short() -> None:
+    assert len(TEXT[README].splitlines()) <= 150
+
+
+@pytest.mark.parametrize("document", TEXT)
+def test_links_lead_to_files_and_headings_that_exist(document: str) -> None:
+    text = re.sub(r"^```.*?^```", "", TEXT[document], flags=re.M | re.S)
+    for link in re.findall(r'(?:\]\(|src=")([^)"]+)', text):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        file = (ROOT / document).parent / path if path else ROOT / document
+        assert file.exists(), link
+        if anchor:
+            headings = sections(str(file.resolve().relative_to(ROOT)))
+            assert anchor in [re.sub(r"[^\w -]", "", h).replace(" ", "-").lower() for h in headings]
+
+
+def test_the_table_of_addresses_says_the_same_as_openapi(client: httpx.Client) -> None:
+    text = sections(README)["Addresses"]
+    everywhere = set(re.findall(r"\*\*(\d{3})\*\*", text))
+    promised = {
+        (path, method.lower()): everywhere | set(re.findall(r"\b[2-4]\d\d\b", answers))
+        for method, path, answers in re.findall(r"^\| `(\w+) (/\S+)` \| (.*) \|$", text, re.M)
+    }
+
+    documented = {
+        (path, method): set(operation["responses"])
+        for path, operations in client.get("/openapi.json").json()["paths"].items()
+        for method, operation in operations.items()
+    }
+
+    assert promised == {address: documented[address] for address in promised}
+
+
+@pytest.mark.slow
+def test_the_first_command_sets_up_and_starts_what_the_next_ones_use(project: Path) -> None:
     shutil.rmtree(project / "tests")
-    install, *curls = blocks(section("Run it"))
-    replies = blocks(section("Run it"), "json")
-    assert install.endswith("uvicorn main:app --reload\n")
-    assert len(curls) == len(replies) == 3
-    with running(install, project, port):
-        for curl, reply in zip(curls, replies, strict=True):
-            # curl prints no line break after an answer.
-            said = run(curl.replace("localhost:8000", f"localhost:{port}"), project)
-            assert said == reply.replace("\n", "")
+    (install,) = commands(README, "Run it")
+    replies = blocks(sections(README)["Try it"], "json")
+
+    with running(install, project) as (client, log):
+        port = str(client.base_url.port)
+        said = [run(curl.replace("8000", port), project) for curl in commands(README, "Try it")]
+
+    # curl prints no line break after an answer.
+    assert said == [reply.replace("\n", "") for reply in replies]
+    (shown,) = blocks(sections(README)["Run it"], "text")
+    for line in shown.splitlines():
+        assert line.replace("8000", port) in "".join(log)
 
 
-def test_the_french_readme_starts_the_service_in_the_same_way() -> None:
-    assert blocks(FRENCH)[: len(blocks(section("Run it")))] == blocks(section("Run it"))
-    assert breaks(FRENCH) == breaks(README)
+@pytest.mark.parametrize("document", [LESSONS, FRENCH])
+def test_the_lessons_quote_lines_that_are_in_the_code(document: str) -> None:
+    quotes = re.findall(
+        r"\[(\w+\.py)\]\([./\w]+\) ?:\n\n```python\n(.*?)^```", TEXT[document], re.M | re.S
+    )
+
+    assert [quote for _, quote in quotes] == blocks(TEXT[document], "python")
+    for file, quote in quotes:
+        lines = (ROOT / file).read_text().splitlines()
+        assert [line for line in quote.splitlines() if line not in lines] == []
 
 
-def breaks(text: str) -> list[list[str]]:
-    """Return number, file, replaced and replacement from the rows of the table of lessons."""
-    rows = re.findall(r"^\| (\d) \|.*\| `(.+?)` \| `(.+?)` \| `(.+?)` \|$", text, re.M)
-    return [list(row) for row in rows]
+def test_what_the_lessons_show_is_seen(installed: Path) -> None:
+    lesson = [text for heading, text in sections(LESSONS).items() if heading[0].isdigit()]
+    echo = edits(LESSONS)[0]
+    count, title = edits(LESSONS, before=r"\*\*See it:\*\* ")
+    edit(installed, *echo)
+
+    with running(START, installed) as (client, log):
+        added = add(client, ADA)
+        assert_printed(blocks(lesson[2], "text")[0], log)
+
+        del log[:]
+        assert client.post("/users", json=ADA).status_code == 409
+        assert_printed(blocks(lesson[3], "text")[0], log)
+
+        del log[:]
+        assert client.get("/users").json() == [added.json()]
+        assert_printed(blocks(lesson[4], "text")[0], log)
+
+        grace = add(client, GRACE).json()
+        page = client.get("/users", params={"limit": 1})
+        assert f"`link: {page.headers['link']}`" in lesson[5]
+        assert f"<http://localhost:8000/users{page.links['next']['url']}>" in lesson[5]
+        assert client.get("/users" + page.links["next"]["url"]).json() == [grace]
+
+        for name, status in (("Ada King", 200), ("Ada Byron", 412)):
+            assert f'`{{"name": "{name}"}}`' in lesson[1]
+            changed = client.patch("/users/1", json={"name": name}, headers={"If-Match": '"1"'})
+            assert changed.status_code == status
+
+        (installed / "users.db").rename(installed / "away.db")
+        assert client.get("/users").status_code == 503
+        (installed / "away.db").rename(installed / "users.db")
+        assert len(client.get("/users").json()) == 2
+
+        for change in (count, title):
+            del log[:]
+            edit(installed, *change)
+            wait_for("Application startup complete", log)
+            assert "Reloading..." in "".join(log)
+            if change == count:
+                client.get("/users")
+                client.get("/users")
+                assert_printed(blocks(lesson[6], "text")[0], log)
+        assert client.get("/openapi.json").json()["info"]["title"] == "My users"
 
 
-@pytest.mark.parametrize("lesson", breaks(README), ids=lambda row: f"lesson {row[0]}")
-def test_a_broken_lesson_is_seen_by_its_test(project: Path, lesson: list[str]) -> None:
-    number, file, replaced, replacement = lesson
-    code = (project / file).read_text()
-    assert replaced in code
-    (project / file).write_text(code.replace(replaced, replacement))
-    said = run(f"pytest -x -k lesson_{number} || true", project, fails=True)
-    assert re.search(rf"FAILED tests/test_lessons.py::test_lesson_{number}_", said), said
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(1, 9))
+def test_a_broken_lesson_is_seen_by_its_test(installed: Path, number: int) -> None:
+    assert len(BREAKS) == 8
+    (test,) = commands(LESSONS, "How to try them")
+    edit(installed, *BREAKS[number - 1])
+
+    said = run(test.replace("lesson_3", f"lesson_{number}"), installed, status=1)
+
+    assert re.search(rf"^FAILED tests/test_lessons.py::test_lesson_{number}_", said, re.M), said
 
 
-def test_there_is_an_experiment_for_each_lesson(project: Path) -> None:
-    assert [row[0] for row in breaks(README)] == list("12345678")
-    (experiment,) = blocks(section("The eight lessons"))
-    before = (project / "database.py").read_text()
-    assert "FAILED tests/test_lessons.py" in run(experiment, project, fails=True)
-    assert (project / "database.py").read_text() == before
-
-
-def test_the_production_command_serves_from_postgresql(
-    project: Path, postgres: Postgres, port: int
-) -> None:
-    serve, _ = blocks(section("In production"))
+def test_the_production_command_serves_from_postgresql(installed: Path, postgres: Postgres) -> None:
+    (serve,) = commands(OPERATIONS, "Configuration")
+    (check,) = commands(OPERATIONS, "Container")
     assert "postgresql://users:secret@localhost/users" in serve
     serve = serve.replace("postgresql://users:secret@localhost/users", postgres.url())
-    with running(serve, project, port) as client:
+
+    with running(serve, installed) as (client, _):
+        check = check.replace("8000", str(client.base_url.port))
         add(client, ADA)
         assert client.get("/users").json() == [{"id": 1, **ADA}]
+        run(check, installed)
+        postgres.stop()
+        run(check, installed, status=1)
 
 
-def test_traces_and_metrics_reach_a_collector(project: Path, port: int) -> None:
-    _, telemetry = blocks(section("In production"))
+def test_a_role_gets_the_limits_of_time_that_a_pooler_cannot_keep(
+    shared_postgres: Postgres,
+) -> None:
+    (statements,) = blocks(sections(OPERATIONS)["Poolers"], "sql")
+    with psycopg.connect(shared_postgres.url(), autocommit=True) as connection:
+        connection.execute("CREATE ROLE users LOGIN")
+        connection.execute(statements.encode())
+
+    with psycopg.connect(shared_postgres.url(), user="users") as connection:
+        limits = [
+            connection.execute(f"SHOW {name}".encode()).fetchone()
+            for name in ("lock_timeout", "statement_timeout")
+        ]
+
+    assert limits == [("4s",), ("5s",)]
+
+
+def test_traces_and_metrics_reach_a_collector(installed: Path) -> None:
+    install, serve = commands(OPERATIONS, "Traces and metrics")
+    assert install.split()[-1] in (ROOT / "tests/requirements.txt").read_text()
     received: dict[str, bytes] = {}
 
     class Collector(http.server.BaseHTTPRequestHandler):
@@ -170,52 +384,75 @@ def test_traces_and_metrics_reach_a_collector(project: Path, port: int) -> None:
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
         threading.Thread(target=collector.serve_forever).start()
-        telemetry = telemetry.replace("localhost:4318", f"localhost:{collector.server_port}")
+        serve = serve.replace("localhost:4318", f"localhost:{collector.server_port}")
         try:
-            with running(telemetry, project, port, OTEL_EXPORTER_OTLP_COMPRESSION="none") as client:
-                address = add(client, ADA).headers["location"]
-                client.get(address)
+            with running(serve, installed, OTEL_EXPORTER_OTLP_COMPRESSION="none") as (client, _):
+                client.get(add(client, ADA).headers["location"])
         finally:
             collector.shutdown()
+
     assert b"/users/{user_id}" in received["/v1/traces"]
     assert b"http.server.request.duration" in received["/v1/metrics"]
     assert b"ada@example.com" not in b"".join(received.values())
 
 
-def test_a_schema_change_becomes_a_step_that_the_next_start_takes(
-    start: StartService, project: Path
+def test_a_schema_change_is_a_step_that_a_running_service_waits_for(
+    start: StartService, installed: Path
 ) -> None:
-    with start("", cwd=project).wait() as client:
+    upgrade, revision, _ = commands(OPERATIONS, "Upgrade of the tables")
+    with start("", cwd=installed).wait() as client:
         ada = add(client, ADA)
-    models = project / "models.py"
-    models.write_text(
-        models.read_text() + "    nick: Mapped[str] = mapped_column(server_default='')\n"
-    )
-    (change,) = blocks(section("Schema changes"))
-    run(change, project)
-    (step,) = (project / "migrations/versions").glob("*what_changes.py")
+    with (installed / "models.py").open("a") as models:
+        models.write("    nick: Mapped[str] = mapped_column(server_default='')\n")
+    run(revision, installed)
+    (step,) = (installed / "migrations/versions").glob("*what_changes.py")
     assert "nick" in step.read_text()
-    with start("", cwd=project).wait() as client:
+
+    service = start("", cwd=installed)
+    with service.wait() as client:
+        assert client.get("/users").status_code == 503
+        assert f"run `{upgrade.strip().removeprefix('.venv/bin/')}`" in service.log.read_text()
+        run(upgrade, installed)
         assert client.get("/users").json() == [ada.json()]
         assert client.get("/users/1").headers["etag"] == ada.headers["etag"]
         add(client, GRACE)
 
 
-def test_a_sqlite_backup_made_while_the_service_runs_brings_everything_back(
-    start: StartService, project: Path
+def test_a_table_that_alembic_did_not_make_is_served_once_it_is_told(
+    start: StartService, installed: Path
 ) -> None:
-    backup, restore, _, _ = blocks(section("Backup and restore"))
-    service = start("", cwd=project)
+    upgrade, _, stamp = commands(OPERATIONS, "Upgrade of the tables")
+    run(upgrade.replace("head", "0001"), installed)
+    with closing(sqlite3.connect(installed / "users.db")) as other:
+        other.execute("DROP TABLE alembic_version")
+
+    with start("", cwd=installed).wait() as client:
+        assert client.get("/users").status_code == 503
+        run(stamp, installed)
+        run(upgrade, installed)  # for the steps after the first, if there are any
+        assert client.get("/users").json() == []
+
+
+def test_a_sqlite_backup_made_while_the_service_runs_brings_everything_back(
+    start: StartService, installed: Path
+) -> None:
+    backup, restore, _, _ = commands(OPERATIONS, "Backup and restore")
+    service = start("", cwd=installed)
     with service.wait() as client:
         ada = add(client, ADA)
-        run(backup, project)
+        run(backup, installed)
         client.delete(ada.headers["location"])
         add(client, GRACE)
-    service.process.kill()
-    service.process.wait()
-    assert (project / "users.db-wal").exists()
-    run(restore, project)
-    with start("", cwd=project).wait() as client:
+    service.stop(signal.SIGKILL)
+    assert (installed / "users.db-wal").exists()
+
+    run(restore, installed)
+
+    assert [(installed / name).stat().st_mode & 0o777 for name in ("backup.db", "users.db")] == [
+        0o600,
+        0o600,
+    ]
+    with start("", cwd=installed).wait() as client:
         assert client.get("/users").json() == [ada.json()]
         assert add(client, GRACE).json()["id"] > ada.json()["id"]
 
@@ -223,56 +460,67 @@ def test_a_sqlite_backup_made_while_the_service_runs_brings_everything_back(
 def test_a_postgresql_backup_is_restored_while_the_service_runs(
     start: StartService, postgres: Postgres, tmp_path: Path
 ) -> None:
-    _, _, backup, restore = blocks(section("Backup and restore"))
+    _, _, backup, restore = commands(OPERATIONS, "Backup and restore")
     programs = f"{postgres.programs}:{os.environ['PATH']}"
     with start(postgres.url()).wait() as client:
         ada = add(client, ADA)
         run(backup, tmp_path, PATH=programs, DATABASE_URL=postgres.url())
         client.delete(ada.headers["location"])
         add(client, GRACE)
+
         run(restore, tmp_path, PATH=programs, DATABASE_URL=postgres.url())
+
         assert client.get("/users").json() == [ada.json()]
         assert client.get(ada.headers["location"]).headers["etag"] == ada.headers["etag"]
         assert add(client, GRACE).json()["id"] > ada.json()["id"]
 
 
-def test_another_door_opens_in_four_steps(
-    start: StartService, project: Path, new_database: str
+def follow_the_recipe(project: Path, url: str) -> None:
+    """Do all that the recipe says before "Try it"."""
+    for place, file, code in re.findall(
+        r"At the (top|end) of `(\w+\.py)`:\n\n```python\n(.*?)^```", POSTCARDS, re.M | re.S
+    ):
+        before = (project / file).read_text()
+        first_import = re.search(r"^(?=from|import)", before, re.M)
+        if place == "top" and first_import:
+            at, added = first_import.start(), code
+        else:
+            at, added = len(before), f"\n\n{code}"
+        (project / file).write_text(before[:at] + added + before[at:])
+    *steps, _, _ = blocks(POSTCARDS)
+    for step in steps:
+        run(step, project, DATABASE_URL=url)
+
+
+@pytest.mark.slow
+def test_another_resource_is_made_in_four_steps(
+    start: StartService, installed: Path, new_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = section("Add another door")
-    files = re.findall(r"in `(\w+\.py)`", text)
-    codes = blocks(text, "python")
-    assert files == ["models.py", "schemas.py", "main.py"]
-    for file, code in zip(files, codes, strict=True):
-        with (project / file).open("a") as end:
-            end.write(f"\n\n{code}")
-    with start(new_database, cwd=project).wait() as client:  # the database that the step needs
-        ada = add(client, ADA).json()
-        assert client.get("/photos").status_code == 503
-    (migrate,) = blocks(text)
-    run(migrate, project, DATABASE_URL=new_database)
-    with start(new_database, cwd=project).wait() as client:
-        assert client.get("/photos").json() == []
-        photo = {"user_id": ada["id"], "title": "A portrait"}
-        created = client.post("/photos", json=photo)
-        assert created.status_code == 201
-        assert client.get("/photos").json() == [{"id": created.json()["id"], **photo}]
-        assert client.post("/photos", json=photo | {"user_id": 99}).status_code == 409
-        assert client.post("/photos", json=photo | {"title": ""}).status_code == 422
-        assert client.delete(f"/users/{ada['id']}").status_code == 204
-        assert client.get("/photos").json() == []
-        assert {"/photos"} < set(client.get("/openapi.json").json()["paths"])
+    follow_the_recipe(installed, new_database)
+
+    (step,) = (installed / "migrations/versions").glob("*postcards.py")
+    assert {*re.findall(r'_table\(\s*"(\w+)"', step.read_text())} == {"postcards"}
+    *_, serve, curls = blocks(POSTCARDS)
+    with running(serve, installed, DATABASE_URL=new_database) as (client, _):
+        curls = curls.replace("8000", str(client.base_url.port))
+        said = [run(curl, installed) for curl in curls.splitlines()]
+        assert said == blocks(POSTCARDS, "json")[0].splitlines()
+        postcard = {"user_id": 1, "title": "A portrait"}
+        assert client.post("/postcards", json=postcard | {"user_id": 2}).status_code == 409
+        assert client.post("/postcards", json=postcard | {"title": ""}).status_code == 422
+        assert client.delete("/users/1").status_code == 204
+        assert client.get("/postcards").json() == []
+    monkeypatch.setenv("API_TOKEN", "secret")
+    with start(new_database, cwd=installed).wait() as client:
+        assert client.get("/postcards").status_code == 401
+        client.headers["Authorization"] = "Bearer secret"
+        assert client.get("/postcards").json() == []
 
 
-def test_the_table_of_addresses_says_the_same_as_openapi(client: httpx.Client) -> None:
-    rows = re.findall(r"^\| `(\w+) (/\S+)` \| (.*) \|$", section("What it answers"), re.M)
-    promised = {
-        (path, method.lower()): {*re.findall(r"\b[2-4]\d\d\b", text), "503"}
-        for method, path, text in rows
-    }
-    documented = {
-        (path, method): set(operation["responses"])
-        for path, operations in client.get("/openapi.json").json()["paths"].items()
-        for method, operation in operations.items()
-    }
-    assert promised == documented
+@pytest.mark.slow
+def test_another_resource_leaves_the_gate_green(installed: Path) -> None:
+    follow_the_recipe(installed, url="")
+
+    contract = "pytest -k 'not postgresql' tests/test_users.py"
+    for check in ("ruff check .", "ruff format --check .", "mypy .", contract):
+        run(f".venv/bin/{check}", installed)

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from conftest import ROOT
+from helpers import ADA, add
 from postgres import free_port
-from test_users import ADA, add
 
 COMMANDS = {
     "fastapi dev": "fastapi dev --port {port}",

@@ -2,14 +2,14 @@
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from conftest import Service, StartService
-from test_users import ADA, add
+from helpers import ADA, JSON, TOKEN, add, reason_not_to_start
 
-TOKEN = "correct-horse-battery-staple"
 WRONG = [
     None,
     b"",
@@ -32,9 +32,15 @@ CONTENTS = [b"", b"{", b'{"name": "Changed", "email": "new@example.com"}']
 
 
 @pytest.fixture
-def service(start: StartService, new_database: str, monkeypatch: pytest.MonkeyPatch) -> Service:
+def sqlite(tmp_path: Path) -> str:
+    """A database: which one it is has nothing to do with the token."""
+    return f"sqlite:///{tmp_path}/users.db"
+
+
+@pytest.fixture
+def service(start: StartService, sqlite: str, monkeypatch: pytest.MonkeyPatch) -> Service:
     monkeypatch.setenv("API_TOKEN", TOKEN)
-    return start(new_database)
+    return start(sqlite)
 
 
 @pytest.fixture
@@ -45,7 +51,7 @@ def owner(service: Service) -> Iterator[httpx.Client]:
 
 
 def stranger(owner: httpx.Client, **headers: str) -> httpx.Client:
-    return httpx.Client(base_url=owner.base_url, headers=headers)
+    return httpx.Client(base_url=owner.base_url, headers=headers, verify=False)
 
 
 def test_the_owner_of_the_token_can_do_everything(owner: httpx.Client) -> None:
@@ -66,40 +72,51 @@ def test_no_method_gets_by_without_the_token(owner: httpx.Client) -> None:
         if path != "/health"
     ]
     operations += [("GET", "/users/"), ("POST", "/users/")]
+
     with stranger(owner) as client:
         for authorization, (method, address) in itertools.product(WRONG, operations):
             headers = {b"Authorization": authorization} if authorization is not None else {}
+
             answer = client.request(
                 method, f"{address}?limit=x", json={"name": "Changed"}, headers=headers
             )
+
             assert answer.status_code == 401, (method, address)
             assert answer.headers["www-authenticate"] == "Bearer"
             assert set(answer.json()) == {"detail"}
+
     assert owner.get("/users").json() == [ada.json()]
     assert owner.get(ada.headers["location"]).headers["etag"] == '"1"'
 
 
 def test_no_spelling_of_an_address_gets_by_without_the_token(owner: httpx.Client) -> None:
     ada = add(owner, ADA)
-    with stranger(owner, **{"Content-Type": "application/json"}) as client:
+    root = str(owner.base_url).rstrip("/")
+
+    with stranger(owner, **JSON) as client:
         for method, address, content in itertools.product(METHODS, SPELLINGS, CONTENTS):
-            answer = client.request(method, address, content=content)
+            # httpx would take //users, after a base_url, for a host.
+            answer = client.request(method, f"{root}{address}", content=content)
+
             assert 400 <= answer.status_code < 500, (method, address)
             assert "ada" not in answer.text.lower()
+
     assert owner.get("/users").json() == [ada.json()]
     assert owner.get(ada.headers["location"]).headers["etag"] == '"1"'
 
 
-def test_health_and_the_documentation_need_no_token(owner: httpx.Client) -> None:
+def test_health_the_root_and_the_documentation_need_no_token(owner: httpx.Client) -> None:
     with stranger(owner) as client:
-        for address in ("/health", "/docs", "/openapi.json"):
+        for address in ("/health", "/docs", "/redoc", "/openapi.json"):
             assert client.get(address).status_code == 200
+        assert client.get("/").headers["location"] == "/docs"
 
 
 def test_the_token_is_documented_so_that_docs_can_authorize(
     owner: httpx.Client, client: httpx.Client
 ) -> None:
     secured = owner.get("/openapi.json").json()
+
     (name,) = secured["components"]["securitySchemes"]
     assert secured["components"]["securitySchemes"][name]["scheme"] == "bearer"
     for path, operations in secured["paths"].items():
@@ -116,14 +133,34 @@ def test_the_token_is_never_logged(owner: httpx.Client, service: Service) -> Non
     add(owner, ADA)
     with stranger(owner, Authorization=f"Bearer {TOKEN}x") as client:
         assert client.get("/users").status_code == 401
+
     service.stop()
+
     assert "401" in service.log.read_text()
     assert TOKEN not in service.log.read_text()
     assert "API_TOKEN" not in service.log.read_text()
 
 
-def test_a_service_without_a_token_says_so_once(start: StartService, new_database: str) -> None:
-    service = start(new_database)
+def test_a_service_without_a_token_says_so_once(start: StartService, sqlite: str) -> None:
+    service = start(sqlite)
     with service.wait() as client:
         assert client.get("/users").status_code == 200
+
         assert service.log.read_text().count("API_TOKEN is not set") == 1
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "s3cret two",
+        "s3cret\n",
+        "s3cr\N{LATIN SMALL LETTER E WITH ACUTE}t",
+    ],
+)
+def test_a_token_that_no_client_can_send_stops_the_start_with_the_reason(
+    token: str, sqlite: str
+) -> None:
+    said = reason_not_to_start(API_TOKEN=token, DATABASE_URL=sqlite)
+
+    assert said.splitlines()[-1].startswith("ValueError: API_TOKEN has a character that no client")
+    assert "s3cr" not in said

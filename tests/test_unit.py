@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, StartService
-from test_users import ADA, add
+from helpers import ADA, add
 
 UNIT = (ROOT / "docs/users.service").read_text()
 

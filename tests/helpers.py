@@ -1,0 +1,202 @@
+"""What more than one module of tests needs."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Barrier
+from typing import Any, TypeVar
+
+import httpx
+import sqlalchemy
+
+from conftest import ROOT, Service
+
+T = TypeVar("T")
+
+ADA = {"name": "Ada Lovelace", "email": "ada@example.com"}
+GRACE = {"name": "Grace Hopper", "email": "grace@example.com"}
+MIB = 1024 * 1024
+JSON = {"Content-Type": "application/json"}
+TOKEN = "correct-horse-battery-staple"
+BODY = json.dumps(ADA).encode()
+BODY_SENT = len(BODY) // 2  # by half_a_post
+
+# What another program says to keep others from writing, or from making the tables.
+HOLD_THE_TABLE = {"sqlite": "BEGIN EXCLUSIVE", "postgresql": "LOCK TABLE users IN EXCLUSIVE MODE"}
+HOLD_THE_SCHEMA = {
+    "sqlite": "BEGIN IMMEDIATE",
+    "postgresql": "SELECT pg_advisory_xact_lock(7236589)",
+}
+
+
+def add(client: httpx.Client, user: dict[str, str]) -> httpx.Response:
+    answer = client.post("/users", json=user)
+    assert answer.status_code == 201, answer.text
+    return answer
+
+
+def add_many(database: sqlalchemy.Engine, count: int, name: str = "User") -> None:
+    """Load users the way an operator would, with plain SQL."""
+    with database.begin() as connection:
+        connection.execute(
+            sqlalchemy.text("INSERT INTO users (name, email) VALUES (:name, :email)"),
+            [{"name": name, "email": f"user{n}@example.com"} for n in range(count)],
+        )
+
+
+def refused(answer: httpx.Response) -> Any:
+    """Assert a 4xx with a JSON body that every client can read, and return it."""
+    assert 400 <= answer.status_code < 500, answer.text
+    assert answer.headers["content-type"] == "application/json"
+
+    def no_constant(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    body = json.loads(answer.content.decode(), parse_constant=no_constant)
+    assert set(body) == {"detail"}
+    return body
+
+
+def assert_unavailable(answer: httpx.Response) -> None:
+    """Assert that the answer is the one to an outage."""
+    assert answer.status_code == 503, answer.text
+    assert int(answer.headers["retry-after"]) > 0
+    assert answer.json() == {"detail": "The database does not answer"}
+
+
+def until_served(ask: Callable[[], httpx.Response], seconds: float = 15) -> httpx.Response:
+    """Ask again until the answer is something else than 503."""
+    deadline = time.monotonic() + seconds
+    while (answer := ask()).status_code == 503 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return answer
+
+
+def at_once(actions: Sequence[Callable[[], T]]) -> list[T]:
+    """Start all the actions in the same instant and return what they returned."""
+    barrier = Barrier(len(actions))
+
+    def act(action: Callable[[], T]) -> T:
+        barrier.wait()
+        return action()
+
+    with ThreadPoolExecutor(len(actions)) as pool:
+        return list(pool.map(act, actions))
+
+
+def connect(client: httpx.Client) -> socket.socket:
+    """Open a connection of its own, for what no HTTP client would send."""
+    return socket.create_connection((client.base_url.host, client.base_url.port or 0), timeout=15)
+
+
+def half_a_post(client: httpx.Client) -> socket.socket:
+    """Send a POST of ADA but for the end of its body, which is `BODY[BODY_SENT:]`."""
+    connection = connect(client)
+    connection.sendall(
+        b"POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (len(BODY), BODY[:BODY_SENT])
+    )
+    return connection
+
+
+@contextmanager
+def slow_readers(service: Service, address: str, count: int) -> Iterator[None]:
+    """Let clients ask again and again, and never read an answer. Ends with the service."""
+    request = f"GET {address} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    with ExitStack() as stack, service.client() as client:
+        for _ in range(count):
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect((client.base_url.host, client.base_url.port or 0))
+            connection.sendall(request * 50)
+        yield
+        # Before the sockets close: uvicorn would print a traceback for each request that still
+        # waits in a connection that is gone.
+        service.kill()
+
+
+def memory(service: Service) -> int:
+    """Return the most memory that the process ever held, in bytes."""
+    status = Path(f"/proc/{service.process.pid}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found
+    return int(found[1]) * 1024
+
+
+def logged(log: Path, text: str, since: int = 0, times: int = 1) -> str:
+    """Wait until the log has the text, which may come after the answer, and return the log."""
+    deadline = time.monotonic() + 15
+    while (found := log.read_text()[since:]).count(text) < times:
+        assert time.monotonic() < deadline, f"not in the log: {text}\n{found}"
+        time.sleep(0.05)
+    return found
+
+
+def sql(url: str, *statements: str) -> list[tuple[Any, ...]]:
+    """Run statements as another program would, and return the rows of the last one."""
+    engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
+    rows: list[tuple[Any, ...]] = []
+    with engine.connect() as connection:
+        for statement in statements:
+            result = connection.exec_driver_sql(statement)
+            rows = [tuple(row) for row in result] if result.returns_rows else []
+    engine.dispose()
+    return rows
+
+
+def columns(url: str, table: str) -> list[str]:
+    """Return the names of a table's columns, as the database has them; none without a table."""
+    engine = sqlalchemy.create_engine(url)
+    inspector = sqlalchemy.inspect(engine)
+    names = [c["name"] for c in inspector.get_columns(table)] if inspector.has_table(table) else []
+    engine.dispose()
+    return names
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert text.count(old) == 1, (file, old)
+    file.write_text(text.replace(old, new))
+
+
+def append(file: Path, text: str) -> None:
+    file.write_text(file.read_text() + text)
+
+
+def alembic(url: str, *arguments: str, cwd: Path = ROOT) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=cwd,
+        env=os.environ | {"DATABASE_URL": url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def reason_not_to_start(**environment: str) -> str:
+    """Start a service that must not come up, and return what it says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "uvicorn", "main:app", "--port", "0"],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode != 0, done.stdout
+    return done.stdout
