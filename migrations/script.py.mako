@@ -8,8 +8,10 @@ down_revision = ${repr(down_revision)}
 
 
 def upgrade() -> None:
+    """Take this step."""
     ${upgrades if upgrades else "pass"}
 
 
 def downgrade() -> None:
+    """Undo this step."""
     ${downgrades if downgrades else "pass"}

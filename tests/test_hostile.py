@@ -348,6 +348,15 @@ def test_the_longest_valid_user_is_not_too_long(client: httpx.Client) -> None:
     assert too_long.status_code == 413
 
 
+def test_a_deletion_with_a_body_that_is_too_long_deletes_nothing(client: httpx.Client) -> None:
+    ada = add(client, ADA)
+
+    answer = client.request("DELETE", ada.headers["location"], content=b" " * 70_000)
+
+    assert answer.status_code == 413
+    assert client.get("/users").json() == [ada.json()]
+
+
 @pytest.mark.slow
 def test_clients_that_never_read_their_answers_keep_nobody_out(
     start: StartService, new_database: str, new_engine: sqlalchemy.Engine

@@ -521,6 +521,6 @@ def test_another_resource_is_made_in_four_steps(
 def test_another_resource_leaves_the_gate_green(installed: Path) -> None:
     follow_the_recipe(installed, url="")
 
-    contract = "pytest -k 'not postgresql' tests/test_users.py"
+    contract = "pytest -k 'not postgresql' tests/test_users.py tests/test_docs.py"
     for check in ("ruff check .", "ruff format --check .", "mypy .", contract):
         run(f".venv/bin/{check}", installed)
