@@ -161,7 +161,7 @@ def test_the_api_is_all_there_under_the_prefix(start_proxy: StartProxy) -> None:
         assert [answer.json() for answer in opened] == listed
         assert taken.status_code == 409
         assert taken.headers["location"] == opened[3].url.path == "/api/users/4"
-        assert client.get("/openapi.json").json()["servers"] == [{"url": "/api"}]
+        assert client.get("/openapi.json").json()["servers"][0] == {"url": "/api"}
 
 
 def test_a_user_is_changed_and_deleted_through_the_proxy(start_proxy: StartProxy) -> None:
