@@ -155,10 +155,14 @@ def wait_for(words: str, log: list[str], seconds: float = 30) -> None:
 
 
 def assert_printed(block: str, log: list[str]) -> None:
-    """Assert that the lines of the block, or what they begin with, were printed in this order."""
-    printed = iter(log)
-    for expected in block.splitlines():
-        assert any(expected in line for line in printed), f"{expected}\n{''.join(log)}"
+    """Wait until the lines of the block, or what they begin with, were printed in this order."""
+    deadline = time.monotonic() + 10
+    while True:
+        printed = iter(log[:])
+        if all(any(expected in line for line in printed) for expected in block.splitlines()):
+            return
+        assert time.monotonic() < deadline, f"{block}\n{''.join(log)}"
+        time.sleep(0.05)  # the server may answer before it prints
 
 
 def test_every_command_is_run() -> None:
