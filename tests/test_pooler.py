@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from conftest import StartService
-from helpers import ADA, GRACE, add, at_once
+from helpers import ADA, GRACE, add, at_once, logged
 from postgres import Postgres, free_port
 
 Change = tuple[dict[str, str], httpx.Response]
@@ -58,11 +58,7 @@ def pooler(postgres: Postgres, postgres_directory: Path) -> Iterator[str]:
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    deadline = time.monotonic() + 10
-    while "process up" not in (text := (directory / "log").read_text()):
-        assert process.poll() is None, text
-        assert time.monotonic() < deadline, text
-        time.sleep(0.02)
+    logged(directory / "log", "process up")
     yield url
     process.kill()
     process.wait()
