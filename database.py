@@ -1,7 +1,6 @@
-"""The way to the database: `engine`, `SessionLocal` and `get_db`.
+"""The way to the database: the only file that knows SQLite from PostgreSQL.
 
-This is the only file that knows SQLite from PostgreSQL. `DATABASE_URL` says where the data is:
-`sqlite:///path/to/file.db`, or any PostgreSQL URL that libpq takes. Without it, `users.db` here.
+`DATABASE_URL` is `sqlite:///path/to/file.db` (if not set, `users.db` here), or any URL of libpq.
 """
 
 import asyncio
@@ -11,11 +10,9 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import sqlalchemy as sa
 from fastapi import Request
-from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import event, exc
 from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 
@@ -23,7 +20,6 @@ import migrations
 
 LOCK_TIMEOUT = 4  # seconds that a statement waits for a lock, and a request for its turn
 url = os.environ.get("DATABASE_URL") or f"sqlite:///{Path(__file__).with_name('users.db')}"
-connect_args: dict[str, Any]
 if SQLITE := url.startswith("sqlite:"):
     FILE = Path(sa.make_url(url).database or ":memory:").absolute()
     if FILE.name == ":memory:" or "file:" in str(FILE):
@@ -31,8 +27,8 @@ if SQLITE := url.startswith("sqlite:"):
     if not FILE.exists():
         FILE.touch(mode=0o600)  # readable by its owner alone
     # mode=rw: a file that is moved away is not replaced by an empty one.
-    url = f"sqlite:///file:{quote(str(FILE))}?mode=rw&uri=true"
-    connect_args = {"isolation_level": None, "timeout": LOCK_TIMEOUT}
+    url = f"sqlite:///{FILE.as_uri()}?mode=rw&uri=true"
+    connect_args: dict[str, Any] = {"isolation_level": None, "timeout": LOCK_TIMEOUT}
     # SQLite has one writer at a time, and more readers than two only wait for the interpreter.
     READERS, WRITERS, BEGIN = 2, 1, "BEGIN IMMEDIATE"  # which can wait for the lock of others
     # FULL: an acknowledged write is on the disk.
@@ -86,10 +82,12 @@ async def get_db(request: Request) -> AsyncIterator[Session]:
         if reads:
             db.bind = read_engine
         if not migrations.tables:
-            await run_in_threadpool(migrations.check_tables, read_engine)
+            await asyncio.to_thread(migrations.check_tables, read_engine)
         yield db
-    except Exception:
-        await run_in_threadpool(db.rollback)  # which may have to wait for the network
+    except Exception as error:
+        await asyncio.to_thread(db.rollback)  # which may have to wait for the network
+        if isinstance(error, exc.DBAPIError) and not is_outage(error):  # are the tables still ours?
+            await asyncio.to_thread(migrations.check_tables, read_engine)
         raise
     finally:
         db.close()
@@ -112,15 +110,12 @@ def set_up(connection: Any, record: Any) -> None:
 
 @event.listens_for(engine, "checkout")
 def check(connection: Any, record: Any, _: Any) -> None:
-    """Check a connection before it is used, so that the database may restart or be replaced.
-
-    On PostgreSQL this is a round trip, 0.2 of what a read costs, and left out if the connection was
-    used in the last half second, as HikariCP does.
-    """
+    """Check a connection before it is used, so that the database may restart or be replaced."""
     idle = time.monotonic() - record.info.get("used", 0)
     record.info["used"] = time.monotonic()
     if SQLITE and not (FILE.exists() and FILE.stat()[:2] == record.info["file"]):
         raise exc.InvalidatePoolError("the file was moved, replaced or made read-only")
+    # A round trip, 0.2 of what a read costs: left out after a recent use, as HikariCP does.
     if not SQLITE and idle > 0.5:
         try:
             engine.dialect.do_ping(connection)
@@ -128,49 +123,35 @@ def check(connection: Any, record: Any, _: Any) -> None:
             raise exc.InvalidatePoolError(str(error)) from error
 
 
-def json_page(
-    fields: list[InstrumentedAttribute[Any]], *filters: sa.ColumnElement[bool]
-) -> sa.Select[str, int]:
+def json_page(fields: list[Any], *filters: sa.ColumnElement[bool]) -> sa.Select[str, int]:
     """Let the database write a page as JSON: one row in place of a hundred, for half the CPU.
 
     The first of `fields` is the id. The statement takes `limit` and `after`, an id, and returns an
     array of objects, and the last id in it if more rows follow, else NULL.
     """
-    query = sa.select(*fields).where(fields[0] > sa.bindparam("after"), *filters)
-    query = query.order_by(fields[0])
-    rows = query.limit(sa.bindparam("limit", type_=sa.Integer)).subquery()
+    rows = sa.select(*fields).where(fields[0] > sa.bindparam("after"), *filters).order_by(fields[0])
+    page = rows.limit(sa.bindparam("limit", type_=sa.Integer)).subquery()
     if SQLITE:
-        pairs = [part for column in rows.c for part in (column.name, column)]
+        pairs = [part for column in page.c for part in (column.name, column)]
         array = sa.func.json_group_array(sa.func.json_object(*pairs))
     else:
-        array = sa.func.coalesce(sa.cast(sa.func.json_agg(rows.table_valued()), sa.Text), "[]")
-    page = sa.select(array.label("json"), sa.func.max(rows.c[0]).label("last")).subquery()
-    more = query.where(fields[0] > page.c.last).exists()
-    return sa.select(page.c.json, sa.case((more, page.c.last)))
+        array = sa.func.coalesce(sa.cast(sa.func.json_agg(page.table_valued()), sa.Text), "[]")
+    answer = sa.select(array.label("json"), sa.func.max(page.c[0]).label("last")).subquery()
+    more = rows.where(fields[0] > answer.c.last).exists()
+    return sa.select(answer.c.json, sa.case((more, answer.c.last)))
 
 
 def is_taken(error: exc.IntegrityError, column: InstrumentedAttribute[Any]) -> bool:
     """Tell whether a write was refused because another row has its value of a unique column."""
-    table, name = column.class_.__tablename__, column.key
-    # PostgreSQL names the constraint, and SQLite the column; what follows quotes the value.
-    first_line = str(error.orig).partition("\n")[0]
-    return re.search(rf"\b(uq_{table}_{name}|{table}\.{name})\b", first_line) is not None
+    # PostgreSQL names the constraint, and SQLite the column. The next line quotes the value.
+    name = rf"\b(uq_)?{column.class_.__tablename__}[._]{column.key}\b"
+    return re.search(name, str(error.orig).partition("\n")[0]) is not None
 
 
 def is_outage(error: exc.DBAPIError) -> bool:
-    """Tell an outage, of the database or its tables, from a mistake in the code."""
-    if SQLITE:
-        mistakes = {1, 18, 19, 20, 21, 25}  # https://sqlite.org/rescode.html: SQLITE_ERROR, …
-        outage = getattr(error.orig, "sqlite_errorcode", 1) & 0xFF not in mistakes
-    else:
-        # What PEP 249 does not blame on the programmer, but for two states which are his: the
-        # transaction has failed before, and "object not in prerequisite state".
-        outage = isinstance(error, exc.OperationalError | exc.InterfaceError | exc.InternalError)
-        outage &= getattr(error.orig, "sqlstate", None) not in {"25P02", "55000"}
-    if outage:
-        return True
-    try:
-        migrations.check_tables(read_engine)
-    except migrations.TablesError:
-        return True
-    return False
+    """Tell an outage from a mistake in the code."""
+    # PEP 249 blames these on the programmer. SQLite has them for OperationalError, too, in ERROR,
+    # MISUSE and RANGE; PostgreSQL in a failed transaction and "not in prerequisite state".
+    mistakes = exc.ProgrammingError | exc.DataError | exc.IntegrityError | exc.NotSupportedError
+    code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF or getattr(error.orig, "sqlstate", 0)
+    return not isinstance(error, mistakes) and code not in {1, 21, 25, "25P02", "55000"}

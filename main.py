@@ -85,9 +85,8 @@ def read_users(query: Annotated[UserQuery, Query()], db: SessionDep) -> Response
 
     While there are more, the `Link` header (RFC 8288) has the address of the next page.
     """
-    values = query.model_dump()
-    statement = USERS_BY_EMAIL if "email" in values else USERS
-    page, last = db.connection().execute(statement, values).one()
+    statement = USERS_BY_EMAIL if "email" in query.model_fields_set else USERS
+    page, last = db.connection().execute(statement, query.model_dump()).one()
     link = {"Link": f'<?limit={query.limit}&after={last}>; rel="next"'} if last else {}
     return Response(page, headers=link, media_type="application/json")
 

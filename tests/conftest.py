@@ -26,6 +26,13 @@ pytest.register_assert_rewrite("helpers")
 ROOT = Path(__file__).parent.parent
 
 
+def pytest_report_header() -> list[str]:
+    return [
+        "a quarter of an hour on two cores; with -m 'not slow', less than a minute",
+        "needs tests/requirements.txt; some tests need Chromium, nginx or PgBouncer",
+    ]
+
+
 class Service:
     """A uvicorn process, started as a user starts it, on a port that the system picks."""
 

@@ -72,12 +72,23 @@ def assert_unavailable(answer: httpx.Response) -> None:
     assert answer.json() == {"detail": "The database does not answer"}
 
 
+def wait_until(look: Callable[[], T | None], failure: Callable[[], str], seconds: float = 15) -> T:
+    """Look again until there is something to see, and return it."""
+    deadline = time.monotonic() + seconds
+    while not (seen := look()):
+        assert time.monotonic() < deadline, failure()
+        time.sleep(0.05)
+    return seen
+
+
 def until_served(ask: Callable[[], httpx.Response], seconds: float = 15) -> httpx.Response:
     """Ask again until the answer is something else than 503."""
-    deadline = time.monotonic() + seconds
-    while (answer := ask()).status_code == 503 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return answer
+
+    def served() -> httpx.Response | None:
+        answer = ask()
+        return None if answer.status_code == 503 else answer
+
+    return wait_until(served, lambda: f"503 for {seconds} s", seconds)
 
 
 def at_once(actions: Sequence[Callable[[], T]]) -> list[T]:
@@ -133,11 +144,11 @@ def memory(service: Service) -> int:
 
 def logged(log: Path, text: str, since: int = 0, times: int = 1) -> str:
     """Wait until the log has the text, which may come after the answer, and return the log."""
-    deadline = time.monotonic() + 15
-    while (found := log.read_text()[since:]).count(text) < times:
-        assert time.monotonic() < deadline, f"not in the log: {text}\n{found}"
-        time.sleep(0.05)
-    return found
+    wait_until(
+        lambda: log.read_text()[since:].count(text) >= times,
+        lambda: f"not in the log: {text}\n{log.read_text()[since:]}",
+    )
+    return log.read_text()[since:]
 
 
 def sql(url: str, *statements: str) -> list[tuple[Any, ...]]:

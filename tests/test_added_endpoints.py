@@ -14,6 +14,8 @@ from conftest import Service, StartService
 from helpers import ADA, add, alembic, append, assert_unavailable, at_once, logged, replace, sql
 from postgres import Postgres
 
+pytestmark = pytest.mark.slow
+
 PHOTO = '''
 
 class Photo(Base):
@@ -124,7 +126,6 @@ def assert_mistake(answer: httpx.Response) -> None:
     assert "retry-after" not in answer.headers
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("endpoint", [LESSON_6, ROUTER], ids=["app", "router"])
 def test_an_endpoint_as_in_lesson_6_answers_everybody_or_those_with_the_token(
     start: StartService,
@@ -155,7 +156,6 @@ def test_an_endpoint_as_in_lesson_6_answers_everybody_or_those_with_the_token(
     assert allowed.json() == PHOTOS
 
 
-@pytest.mark.slow
 def test_an_endpoint_as_in_lesson_6_says_503_while_the_database_is_away(
     start: StartService, postgres: Postgres, project: Path
 ) -> None:
@@ -190,7 +190,6 @@ def test_a_change_by_an_added_endpoint_gives_the_user_a_new_tag(
         assert client.patch("/users/1", json={"name": "X"}, headers=stale).status_code == 412
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("other", ["the same service", "another process"])
 def test_an_added_endpoint_cannot_overwrite_what_changed_after_it_read(
     start: StartService, new_database: str, project: Path, other: str
@@ -224,7 +223,6 @@ def test_an_added_endpoint_cannot_overwrite_what_changed_after_it_read(
             assert kept.headers["etag"] == '"2"'
 
 
-@pytest.mark.slow
 def test_many_added_writes_at_once_are_200_or_409_and_each_200_is_counted(
     start: StartService, new_database: str, project: Path
 ) -> None:
@@ -239,7 +237,6 @@ def test_many_added_writes_at_once_are_200_or_409_and_each_200_is_counted(
         assert client.get("/users/1").headers["etag"] == f'"{1 + statuses.count(200)}"'
 
 
-@pytest.mark.slow
 def test_a_mistake_in_an_added_endpoint_is_500_with_its_traceback_and_disturbs_nobody(
     start_mistaken: StartService, new_database: str, project: Path
 ) -> None:

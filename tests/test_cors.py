@@ -17,6 +17,8 @@ from playwright.sync_api import Error, Page, expect
 from conftest import ROOT, StartService
 from helpers import ADA, GRACE, TOKEN, add
 
+pytestmark = pytest.mark.slow
+
 SHOP = """<!doctype html>
 <link rel="icon" href="data:,">
 <pre></pre>

@@ -14,6 +14,8 @@ import sqlalchemy
 from conftest import Service, StartService
 from helpers import ADA, GRACE, HOLD_THE_TABLE, add, assert_unavailable, at_once
 
+pytestmark = pytest.mark.slow
+
 # The longest lock that another program takes, and how long it keeps it, in seconds.
 HOLD = {
     "sqlite": ("BEGIN EXCLUSIVE", 8),
@@ -21,7 +23,6 @@ HOLD = {
 }
 
 
-@pytest.mark.slow
 def test_while_another_program_holds_the_lock_everybody_is_answered_within_ten_seconds(
     client: httpx.Client, shared_service: Service, database: sqlalchemy.Engine
 ) -> None:
@@ -59,7 +60,6 @@ def test_while_another_program_holds_the_lock_everybody_is_answered_within_ten_s
     add(client, GRACE)
 
 
-@pytest.mark.slow
 def test_what_was_acknowledged_is_there_after_kill_9(
     start: StartService, new_database: str
 ) -> None:
@@ -100,7 +100,6 @@ def test_what_was_acknowledged_is_there_after_kill_9(
             service.stop()
 
 
-@pytest.mark.slow
 def test_sigterm_answers_what_was_asked(
     start: StartService, new_database: str, new_engine: sqlalchemy.Engine
 ) -> None:

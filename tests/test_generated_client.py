@@ -12,6 +12,8 @@ import pytest
 from conftest import StartService
 from helpers import ADA, GRACE
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_generated_client_can_do_what_the_service_offers(
     start: StartService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -165,6 +165,7 @@ some_user = st.fixed_dictionaries(
 @given(body=some_user | some_json)
 @example(body={"name": "\u2028", "email": "ada@example.com"})
 @example(body={"name": "\U0001f9d1\u200d\U0001f680", "email": "é@example.com"})
+@example(body={"name": "\u13a0", "email": "ada@\u13a0da.example.com"})  # Cherokee
 def test_a_body_is_stored_as_it_came_or_not_at_all(client: httpx.Client, body: Any) -> None:
     before = client.get("/users?limit=1000").json()
 

@@ -19,6 +19,8 @@ from conftest import Service, StartService
 from helpers import ADA, GRACE, add, alembic, assert_unavailable, at_once, logged, sql, until_served
 from postgres import Postgres
 
+pytestmark = pytest.mark.slow
+
 READS = ["GET /users", "GET /users/1", "GET /health"]
 WRITES = ["POST /users", "PATCH /users/1", "DELETE /users/1"]
 BODIES = {"POST": {"name": "New", "email": "new@example.com"}, "PATCH": {"name": "Changed"}}
@@ -260,7 +262,6 @@ def renamed(postgres: Postgres) -> Iterator[None]:
         operator.execute("ALTER DATABASE gone RENAME TO users")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("outage", "options", "reason"),
     [
@@ -296,7 +297,6 @@ def test_an_outage_of_postgresql_is_503_with_its_reason_in_the_log_until_it_ends
         assert_well(client)
 
 
-@pytest.mark.slow
 def test_a_postgresql_database_that_is_dropped_is_503_until_its_tables_are_made(
     start: StartService, postgres: Postgres
 ) -> None:

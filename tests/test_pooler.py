@@ -19,6 +19,8 @@ from conftest import StartService
 from helpers import ADA, GRACE, add, at_once, logged
 from postgres import Postgres, free_port
 
+pytestmark = pytest.mark.slow
+
 Change = tuple[dict[str, str], httpx.Response]
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
@@ -88,7 +90,6 @@ def test_a_service_behind_a_pooler_makes_its_tables_and_serves(
         assert client.get("/users").json() == []
 
 
-@pytest.mark.slow
 def test_changes_of_names_and_of_emails_at_once_do_not_touch_each_other(
     start: StartService, pooler: str
 ) -> None:

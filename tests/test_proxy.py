@@ -21,8 +21,10 @@ from playwright.sync_api import Page
 
 from browser import execute
 from conftest import ROOT, Service, StartService
-from helpers import ADA, MIB, add, add_many, memory
+from helpers import ADA, MIB, add, add_many, memory, wait_until
 from postgres import free_port
+
+pytestmark = pytest.mark.slow
 
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 NEIGHBOUR = "127.0.0.2"  # to nginx, another client
@@ -81,13 +83,15 @@ class Proxy:
 
     def wait(self) -> None:
         """Return as soon as nginx listens."""
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
+
+        def listening() -> bool:
             assert self.process.poll() is None, self.error_log.read_text()
             with suppress(ConnectionRefusedError):
-                return socket.create_connection(("127.0.0.1", self.port)).close()
-            time.sleep(0.02)
-        raise AssertionError(self.error_log.read_text())
+                socket.create_connection(("127.0.0.1", self.port)).close()
+                return True
+            return False
+
+        wait_until(listening, self.error_log.read_text)
 
     def stop(self) -> None:
         """End it, its workers first; if it does not end, kill them all."""

@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -22,7 +21,7 @@ import psycopg
 import pytest
 
 from conftest import ROOT, StartService
-from helpers import ADA, GRACE, add
+from helpers import ADA, GRACE, add, wait_until
 from postgres import Postgres, free_port
 
 README, FRENCH, LESSONS = "README.md", "README.fr.md", "docs/lessons.md"
@@ -134,8 +133,8 @@ def running(block: str, directory: Path, **more: str) -> Iterator[tuple[httpx.Cl
         reader = threading.Thread(target=read)
         reader.start()
         try:
-            wait_for("Uvicorn running on", log, seconds=300)
-            wait_for("Application startup complete", log)
+            assert_printed("Uvicorn running on", log, seconds=300)
+            assert_printed("Application startup complete", log)
             yield client, log
         finally:
             os.killpg(shell.pid, signal.SIGINT)  # as Ctrl+C does
@@ -147,22 +146,14 @@ def running(block: str, directory: Path, **more: str) -> Iterator[tuple[httpx.Cl
         assert not orphans, "".join(log)
 
 
-def wait_for(words: str, log: list[str], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while words not in "".join(log):
-        assert time.monotonic() < deadline, "".join(log)
-        time.sleep(0.05)
-
-
-def assert_printed(block: str, log: list[str]) -> None:
+def assert_printed(block: str, log: list[str], seconds: float = 15) -> None:
     """Wait until the lines of the block, or what they begin with, were printed in this order."""
-    deadline = time.monotonic() + 10
-    while True:
-        printed = iter(log[:])
-        if all(any(expected in line for line in printed) for expected in block.splitlines()):
-            return
-        assert time.monotonic() < deadline, f"{block}\n{''.join(log)}"
-        time.sleep(0.05)  # the server may answer before it prints
+
+    def printed() -> bool:
+        lines = iter(log[:])
+        return all(any(expected in line for line in lines) for expected in block.splitlines())
+
+    wait_until(printed, lambda: f"{block}\n{''.join(log)}", seconds)
 
 
 def test_every_command_is_run() -> None:
@@ -281,6 +272,7 @@ def test_the_lessons_quote_lines_that_are_in_the_code(document: str) -> None:
         assert [line for line in quote.splitlines() if line not in lines] == []
 
 
+@pytest.mark.slow
 def test_what_the_lessons_show_is_seen(installed: Path) -> None:
     lesson = [text for heading, text in sections(LESSONS).items() if heading[0].isdigit()]
     echo = edits(LESSONS)[0]
@@ -318,7 +310,7 @@ def test_what_the_lessons_show_is_seen(installed: Path) -> None:
         for change in (count, title):
             del log[:]
             edit(installed, *change)
-            wait_for("Application startup complete", log)
+            assert_printed("Application startup complete", log)
             assert "Reloading..." in "".join(log)
             if change == count:
                 client.get("/users")
@@ -339,6 +331,7 @@ def test_a_broken_lesson_is_seen_by_its_test(installed: Path, number: int) -> No
     assert re.search(rf"^FAILED tests/test_lessons.py::test_lesson_{number}_", said, re.M), said
 
 
+@pytest.mark.slow
 def test_the_production_command_serves_from_postgresql(installed: Path, postgres: Postgres) -> None:
     (serve,) = commands(OPERATIONS, "Configuration")
     (check,) = commands(OPERATIONS, "Container")
@@ -371,6 +364,7 @@ def test_a_role_gets_the_limits_of_time_that_a_pooler_cannot_keep(
     assert limits == [("4s",), ("5s",)]
 
 
+@pytest.mark.slow
 def test_traces_and_metrics_reach_a_collector(installed: Path) -> None:
     install, serve = commands(OPERATIONS, "Traces and metrics")
     assert install.split()[-1] in (ROOT / "tests/requirements.txt").read_text()
@@ -400,6 +394,7 @@ def test_traces_and_metrics_reach_a_collector(installed: Path) -> None:
     assert b"ada@example.com" not in b"".join(received.values())
 
 
+@pytest.mark.slow
 def test_a_schema_change_is_a_step_that_a_running_service_waits_for(
     start: StartService, installed: Path
 ) -> None:
@@ -422,6 +417,7 @@ def test_a_schema_change_is_a_step_that_a_running_service_waits_for(
         add(client, GRACE)
 
 
+@pytest.mark.slow
 def test_a_table_that_alembic_did_not_make_is_served_once_it_is_told(
     start: StartService, installed: Path
 ) -> None:
@@ -437,6 +433,7 @@ def test_a_table_that_alembic_did_not_make_is_served_once_it_is_told(
         assert client.get("/users").json() == []
 
 
+@pytest.mark.slow
 def test_a_sqlite_backup_made_while_the_service_runs_brings_everything_back(
     start: StartService, installed: Path
 ) -> None:
@@ -461,6 +458,7 @@ def test_a_sqlite_backup_made_while_the_service_runs_brings_everything_back(
         assert add(client, GRACE).json()["id"] > ada.json()["id"]
 
 
+@pytest.mark.slow
 def test_a_postgresql_backup_is_restored_while_the_service_runs(
     start: StartService, postgres: Postgres, tmp_path: Path
 ) -> None:

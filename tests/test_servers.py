@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,8 +13,10 @@ import httpx
 import pytest
 
 from conftest import ROOT
-from helpers import ADA, add
+from helpers import ADA, add, wait_until
 from postgres import free_port
+
+pytestmark = pytest.mark.slow
 
 COMMANDS = {
     "fastapi dev": "fastapi dev --port {port}",
@@ -47,15 +48,16 @@ class Server:
 
     def wait(self) -> httpx.Client:
         """Return a client as soon as the service is well."""
-        url = f"http://127.0.0.1:{self.port}"
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
+        client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=10)
+
+        def healthy() -> bool:
             assert self.process.poll() is None, self.log.read_text()
             with suppress(httpx.TransportError):
-                assert httpx.get(f"{url}/health").status_code == 200
-                return httpx.Client(base_url=url, timeout=10)
-            time.sleep(0.05)
-        raise AssertionError(self.log.read_text())
+                return client.get("/health").status_code == 200
+            return False
+
+        wait_until(healthy, self.log.read_text, seconds=30)
+        return client
 
     def kill(self) -> None:
         with suppress(ProcessLookupError):

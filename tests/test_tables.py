@@ -19,6 +19,8 @@ from helpers import (
     sql,
 )
 
+pytestmark = pytest.mark.slow
+
 ADDRESSES = ["/users", "/users/1", "/health"]
 BEHIND = "the tables are behind: run `alembic upgrade head`"
 NOT_OURS = "there are tables that `alembic upgrade head` did not make"
@@ -90,7 +92,6 @@ def assert_closed(service: Service, client: httpx.Client, reason: str) -> None:
     assert f"Not ready yet: {reason}" in log
 
 
-@pytest.mark.slow
 def test_a_database_that_is_behind_is_left_alone_until_alembic_upgrade_head_was_run(
     start: StartService, new_database: str, later: Path
 ) -> None:
@@ -109,7 +110,6 @@ def test_a_database_that_is_behind_is_left_alone_until_alembic_upgrade_head_was_
     assert "city" in columns(new_database, "users")
 
 
-@pytest.mark.slow
 def test_the_version_before_serves_the_newer_tables_and_warns_once_when_it_starts(
     start: StartService, new_database: str, later: Path
 ) -> None:
@@ -185,7 +185,6 @@ def test_a_table_of_somebody_else_may_come_and_go(start: StartService, new_datab
         add(client, ADA)
 
 
-@pytest.mark.slow
 def test_drafting_a_step_while_uvicorn_reloads_changes_no_data(
     start: StartService, new_database: str, project: Path
 ) -> None:

@@ -122,6 +122,7 @@ def test_health_the_root_and_the_documentation_need_no_token(owner: httpx.Client
         assert client.get("/").headers["location"] == "/docs"
 
 
+@pytest.mark.slow
 def test_the_token_is_documented_so_that_docs_can_authorize(
     owner: httpx.Client, client: httpx.Client
 ) -> None:
@@ -150,6 +151,7 @@ def test_the_token_is_never_logged(owner: httpx.Client, service: Service) -> Non
     assert "API_TOKEN" not in log
 
 
+@pytest.mark.slow
 def test_a_service_without_a_token_says_so_once(start: StartService, sqlite: str) -> None:
     service = start(sqlite)
     with service.wait() as client:
@@ -158,6 +160,7 @@ def test_a_service_without_a_token_says_so_once(start: StartService, sqlite: str
         assert service.log.read_text().count("API_TOKEN is not set") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "token",
     [

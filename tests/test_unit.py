@@ -12,6 +12,8 @@ import pytest
 from conftest import ROOT, StartService
 from helpers import ADA, add
 
+pytestmark = pytest.mark.slow
+
 UNIT = (ROOT / "docs/users.service").read_text()
 
 

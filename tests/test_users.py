@@ -456,6 +456,7 @@ def leads_back_behind(prefix: str, asked: httpx.Client, seen: httpx.Client) -> N
     assert seen.get(created.headers["location"]).json() == created.json()
 
 
+@pytest.mark.slow
 def test_behind_a_proxy_that_removes_a_prefix_every_address_leads_back_there(
     start: StartService, tmp_path: Path
 ) -> None:
@@ -471,6 +472,7 @@ def remove_prefix(request: httpx.Request) -> None:
     request.url = request.url.copy_with(path=request.url.path.removeprefix("/api"))
 
 
+@pytest.mark.slow
 def test_mounted_in_another_app_every_address_leads_back_there(
     start: StartService, tmp_path: Path, project: Path
 ) -> None:
@@ -515,6 +517,7 @@ def test_an_email_that_looks_the_same_in_lower_case_is_the_same(client: httpx.Cl
         assert client.get("/users", params={"email": email}).json() == [first.json()]
 
 
+@pytest.mark.slow
 def test_a_new_sqlite_file_is_readable_by_its_owner_alone(
     start: StartService, tmp_path: Path
 ) -> None:
@@ -526,6 +529,7 @@ def test_a_new_sqlite_file_is_readable_by_its_owner_alone(
     assert modes == dict.fromkeys(["private.db", "private.db-wal", "private.db-shm"], 0o600)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
