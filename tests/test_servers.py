@@ -48,16 +48,16 @@ class Server:
 
     def wait(self) -> httpx.Client:
         """Return a client as soon as the service is well."""
-        client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=10)
+        url = f"http://127.0.0.1:{self.port}"
 
         def healthy() -> bool:
             assert self.process.poll() is None, self.log.read_text()
             with suppress(httpx.TransportError):
-                return client.get("/health").status_code == 200
+                return httpx.get(f"{url}/health").status_code == 200
             return False
 
         wait_until(healthy, self.log.read_text, seconds=30)
-        return client
+        return httpx.Client(base_url=url, timeout=10)
 
     def kill(self) -> None:
         with suppress(ProcessLookupError):
