@@ -61,7 +61,7 @@ read_engine = sa.create_engine(
     pool_timeout=LOCK_TIMEOUT,
     hide_parameters=True,  # names and addresses of people do not belong in a log
 )
-engine = read_engine.execution_options()  # the same connections, with begin() below
+engine = sa.create_engine(url, pool=read_engine.pool, hide_parameters=True)  # with begin() below
 SessionLocal = sessionmaker(autocommit=False, autoflush=False, bind=engine)
 read_turns, write_turns = asyncio.Semaphore(READERS), asyncio.Semaphore(WRITERS)
 
@@ -94,10 +94,12 @@ async def get_db(request: Request) -> AsyncIterator[Session]:
         turns.release()
 
 
-@event.listens_for(engine, "begin")
-def begin(connection: sa.Connection) -> None:
-    """Begin a transaction, which the drivers do not."""
-    connection.exec_driver_sql(BEGIN)
+def begin(connection: Any) -> None:
+    """Begin a transaction, which the drivers do not. As an event, it costs a write 0.1 more CPU."""
+    connection.execute(BEGIN)
+
+
+engine.dialect.do_begin = begin  # type: ignore[assignment]
 
 
 @event.listens_for(engine, "connect")
