@@ -96,7 +96,7 @@ class Peer:
     def wrk(self, path: str, seconds: float, *script: str) -> dict[str, float]:
         """Return requests per second, and p50 and p99 in milliseconds."""
         done = subprocess.run(
-            ["wrk", "-t2", "-c16", f"-d{seconds:g}s", "--latency"]
+            ["wrk", "-t2", "-c16", f"-d{seconds:g}s", "--timeout", "10s", "--latency"]
             + (["-s", str(HERE / "create.lua")] if script else [])
             + [f"http://127.0.0.1:{self.port}{path}", *script],
             capture_output=True,
