@@ -31,8 +31,7 @@ if SQLITE := url.startswith("sqlite:"):
     connect_args: dict[str, Any] = {"isolation_level": None, "timeout": LOCK_TIMEOUT}
     # SQLite has one writer at a time, and more readers than two only wait for the interpreter.
     READERS, WRITERS, BEGIN = 2, 1, "BEGIN IMMEDIATE"  # which can wait for the lock of others
-    # FULL: an acknowledged write is on the disk.
-    SETTINGS = ["PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON"]
+    SETTINGS = ["PRAGMA synchronous = FULL", "PRAGMA foreign_keys = ON"]  # FULL: no write is lost
 elif url.startswith(("postgres:", "postgresql:", "postgresql+psycopg:")):
     from psycopg.conninfo import conninfo_to_dict  # not at the top: it takes 6 MB
 
@@ -139,8 +138,9 @@ def json_page(fields: list[Any], *filters: sa.ColumnElement[bool]) -> sa.Select[
     else:
         array = sa.func.coalesce(sa.cast(sa.func.json_agg(page.table_valued()), sa.Text), "[]")
     answer = sa.select(array.label("json"), sa.func.max(page.c[0]).label("last")).subquery()
-    more = rows.where(fields[0] > answer.c.last).exists()
-    return sa.select(answer.c.json, sa.case((more, answer.c.last)))
+    # Not EXISTS, for which PostgreSQL may search the table from its first row on.
+    more = rows.with_only_columns(fields[0]).where(fields[0] > answer.c.last).limit(1)
+    return sa.select(answer.c.json, sa.case((more.scalar_subquery() > 0, answer.c.last)))
 
 
 def is_taken(error: exc.IntegrityError, column: InstrumentedAttribute[Any]) -> bool:

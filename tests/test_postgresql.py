@@ -14,7 +14,16 @@ import psycopg
 import pytest
 
 from conftest import StartService
-from helpers import ADA, GRACE, add, assert_unavailable, at_once, slow_readers, until_served
+from helpers import (
+    ADA,
+    GRACE,
+    add,
+    assert_unavailable,
+    at_once,
+    slow_readers,
+    until_served,
+    wait_until,
+)
 from postgres import Postgres
 
 # Each of them starts a server of its own, or two.
@@ -70,6 +79,32 @@ def test_a_read_is_one_round_trip_and_a_create_three(
         since = len(postgres.log())
         read()
         assert said(postgres, since) == ["", "SELECT"]
+
+
+def test_a_page_far_back_is_found_without_a_search_through_the_table(
+    service: httpx.Client, postgres: Postgres
+) -> None:
+    with psycopg.connect(postgres.url(), autocommit=True) as connection:
+
+        def count(what: str) -> int:
+            found = connection.execute(f"SELECT {what} FROM pg_stat_user_tables".encode())
+            return sum(number for (number,) in found)
+
+        # As soon after many writes: the server knows how many rows there are, but has not vacuumed.
+        connection.execute("ALTER TABLE users SET (autovacuum_enabled = false)")
+        connection.execute(
+            "INSERT INTO users (name, email)"
+            " SELECT 'User', 'user' || i || '@example.com' FROM generate_series(1, 50000) AS i"
+        )
+        connection.execute("ANALYZE users")
+        by_index, searched = count("idx_scan"), count("seq_tup_read")
+
+        page = service.get("/users", params={"after": 25_000})
+
+        assert [user["id"] for user in page.json()] == [*range(25_001, 25_101)]
+        # PostgreSQL publishes its counts within ten seconds.
+        wait_until(lambda: count("idx_scan") > by_index, lambda: "no index was used", 20)
+        assert count("seq_tup_read") - searched < 1000
 
 
 def test_no_connection_is_idle_in_a_transaction_while_clients_read_slowly(
