@@ -53,7 +53,8 @@ class Server:
         def healthy() -> bool:
             assert self.process.poll() is None, self.log.read_text()
             with suppress(httpx.TransportError):
-                return httpx.get(f"{url}/health").status_code == 200
+                # As in conftest: the certificates of authorities would be read at each look.
+                return httpx.get(f"{url}/health", verify=False).status_code == 200
             return False
 
         wait_until(healthy, self.log.read_text, seconds=30)
