@@ -1,11 +1,21 @@
 """The tables."""
 
-from sqlalchemy import BigInteger, CheckConstraint, Identity, Integer, MetaData, String, text
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Identity,
+    Integer,
+    MetaData,
+    String,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 
 
 class Base(DeclarativeBase):
-    """Every constraint gets a predictable name, so that a schema change can refer to it."""
+    """What every table has: a version, and constraints with predictable names."""
 
     metadata = MetaData(
         naming_convention={
@@ -16,6 +26,17 @@ class Base(DeclarativeBase):
         }
     )
 
+    # Counts the changes. A session does not write over a version that it has not
+    # read. `onupdate` also counts what `update(User)` changes.
+    version: Mapped[int] = mapped_column(
+        BigInteger, server_default="1", onupdate=text("version + 1"), sort_order=1
+    )
+
+    @declared_attr.directive
+    def __mapper_args__(cls) -> dict[str, Any]:  # noqa: N805 - so SQLAlchemy calls it
+        """Let SQLAlchemy compare the version at every write."""
+        return {"version_id_col": cls.version}
+
 
 class User(Base):
     """A user. `name` and `email` are enough for plain SQL to add one."""
@@ -23,19 +44,15 @@ class User(Base):
     __tablename__ = "users"
     __table_args__ = (
         CheckConstraint("email = lower(email)", name="lower_case"),
-        # SQLite would otherwise give the id of the last user, once deleted, to the next one.
+        # SQLite would otherwise give the id of the last user, once deleted, again.
         {"sqlite_autoincrement": True},
     )
 
-    # SQLite counts ids up only in a column of the type INTEGER, which holds 64 bits there.
+    # SQLite counts ids up only in a column of the type INTEGER, which has 64 bits.
     id: Mapped[int] = mapped_column(
-        BigInteger().with_variant(Integer, "sqlite"), Identity(always=True), primary_key=True
+        BigInteger().with_variant(Integer, "sqlite"),
+        Identity(always=True),
+        primary_key=True,
     )
     name: Mapped[str] = mapped_column(String(100))
     email: Mapped[str] = mapped_column(String(254), unique=True)
-    # Counts the changes: SQLAlchemy refuses to write over a version that it has not read. What
-    # `update(User)` changes is counted by `onupdate`.
-    version: Mapped[int] = mapped_column(
-        BigInteger, server_default="1", onupdate=text("version + 1")
-    )
-    __mapper_args__ = {"version_id_col": version}

@@ -2,23 +2,12 @@
 
 from alembic import context
 
-from database import BEGIN, SQLITE, read_engine
+from database import database, read_engine
 from models import Base
-
-LOCK = [
-    # WAL lets reads go on during a write, and the file remembers it.
-    "PRAGMA journal_mode = WAL",
-    # SQLite alters a table by building another and dropping the first, which must not delete the
-    # rows that refer to it. This setting is ignored inside a transaction.
-    "PRAGMA foreign_keys = OFF",
-    BEGIN,
-]
-if not SQLITE:
-    LOCK = [BEGIN, "SET LOCAL statement_timeout = 0", "SELECT pg_advisory_xact_lock(7236589)"]
 
 with read_engine.connect() as connection:
     connection.detach()  # from the pool: no request gets it with the settings made here
-    for statement in LOCK:
+    for statement in database.begin_upgrade:
         connection.exec_driver_sql(statement)
     context.configure(
         connection=connection,

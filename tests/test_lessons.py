@@ -15,6 +15,10 @@ from conftest import ROOT, StartService
 from helpers import ADA, GRACE, add, add_many, replace, slow_readers, wait_until
 
 
+def main() -> str:
+    return (ROOT / "main.py").read_text()
+
+
 def test_lesson_1_a_connection_is_checked_before_it_is_used(
     start: StartService, tmp_path: Path
 ) -> None:
@@ -36,10 +40,10 @@ def test_lesson_1_a_connection_is_checked_before_it_is_used(
 def test_lesson_2_sessions_keep_people_out_of_each_others_way(python: Callable[[str], str]) -> None:
     said = python("""
 from sqlalchemy.orm.exc import StaleDataError
-from database import SessionLocal, read_engine
-from migrations import check_tables
+from database import SessionLocal, engine
+from production.tables import check
 from models import User
-check_tables(read_engine)
+check(engine)
 with SessionLocal() as db:
     db.add(User(name="Ada", email="ada@example.com"))
     db.commit()
@@ -69,9 +73,9 @@ def test_lesson_3_session_local_makes_sessions_that_wait_for_their_commit(
     said = python("""
 from sqlalchemy import func, select
 from database import SessionLocal, engine, read_engine
-from migrations import check_tables
+from production.tables import check
 from models import User
-check_tables(read_engine)
+check(engine)
 count = select(func.count()).select_from(User)
 with SessionLocal() as db, SessionLocal(bind=read_engine) as another:
     print(db.get_bind() is engine)
@@ -161,10 +165,10 @@ def test_lesson_6_the_list_is_what_the_database_holds_as_json(
 
     assert answer.headers["content-type"] == "application/json"
     assert answer.json() == expected
-    main = (ROOT / "main.py").read_text()
-    parameter = re.search(r"def read_users\(.*\bdb: (\w+)", main)
-    assert parameter
-    assert f"{parameter[1]} = Annotated[Session, Depends(get_db" in main
+    endpoints = re.findall(r"^@app\.\w+\(.*?\n(?:def|async def) (\w+)\((.*?)\) ->", main(), re.M | re.S)
+    assert {name for name, _ in endpoints} >= {"read_users", "create_user", "read_user"}
+    for name, parameters in endpoints:
+        assert name == "read_root" or "db: Session = Depends(get_db)" in parameters
 
 
 def test_lesson_7_two_requests_never_share_a_session(python: Callable[[str], str]) -> None:

@@ -51,7 +51,7 @@ FIRST_VERSION = {
 # A later version of the service, which has one column more.
 COLUMN = """
     city: Mapped[str] = mapped_column(String(100), server_default="")
-    __mapper_args__"""
+    email: Mapped"""
 STEP = '''"""A city for every user."""
 
 import sqlalchemy as sa
@@ -76,7 +76,7 @@ OURS = ["id", "name", "email", "version"]
 @pytest.fixture
 def later(project: Path) -> Path:
     """A copy of the project, one version later."""
-    replace(project / "models.py", "\n    __mapper_args__", COLUMN)
+    replace(project / "models.py", "\n    email: Mapped", COLUMN)
     (project / "migrations" / "versions" / "0002_city.py").write_text(STEP)
     return project
 

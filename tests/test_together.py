@@ -24,11 +24,11 @@ from helpers import (
 
 MAKE_TABLES = """
 import sys
-from database import read_engine
-from migrations import check_tables
+from database import engine
+from production.tables import check
 print("ready", flush=True)
 sys.stdin.read()
-check_tables(read_engine)
+check(engine)
 """
 
 

@@ -1,0 +1,118 @@
+"""Which failure becomes which answer."""
+
+import re
+from logging import getLogger
+from typing import Any
+
+from fastapi import HTTPException, Request
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy import exc
+from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.orm.exc import StaleDataError
+from starlette.routing import Match
+
+RETRY = {"Retry-After": "1"}
+JSON = r"application/(.+\+)?json\s*"
+
+
+class NotReadyError(Exception):
+    """The database cannot be used at the moment; the message says why."""
+
+
+def answer_to(error: Exception) -> HTTPException | None:
+    """Return the answer to an outage or a conflict, None to a mistake in the code."""
+    if isinstance(error, StaleDataError):
+        return HTTPException(409, "It has changed meanwhile: read it again")
+    if isinstance(error, NotReadyError | exc.TimeoutError | exc.DBAPIError):
+        return None if is_mistake(error) else outage(error)
+    return None
+
+
+def outage(error: Exception) -> HTTPException:
+    """Return 503, and say why in the log."""
+    reason = getattr(error, "orig", None) or error
+    getLogger("uvicorn.error").error("The database does not answer: %s", reason)
+    return HTTPException(503, "The database does not answer", RETRY)
+
+
+def is_mistake(error: Exception) -> bool:
+    """Tell whether a database blames the statement: not itself, a lock or the network.
+
+    PEP 249 has classes for that. SQLite also reports mistakes as OperationalError, by
+    its codes ERROR, MISUSE and RANGE; PostgreSQL in a failed transaction and for a
+    "prerequisite state".
+    """
+    if not isinstance(error, exc.DBAPIError):
+        return False
+    code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+    state = getattr(error.orig, "sqlstate", None)
+    blamed = exc.ProgrammingError | exc.DataError | exc.IntegrityError
+    return (
+        isinstance(error, blamed | exc.NotSupportedError)
+        or code in (1, 21, 25)
+        or state in ("25P02", "55000")
+    )
+
+
+def is_taken(error: exc.IntegrityError, column: InstrumentedAttribute[Any]) -> bool:
+    """Tell whether another row has the value of a unique column."""
+    # PostgreSQL names the constraint, SQLite the column. The next line has the value.
+    name = rf"\b(uq_)?{column.class_.__tablename__}[._]{column.key}\b"
+    return re.search(name, str(error.orig).partition("\n")[0]) is not None
+
+
+async def answer(request: Request, error: Exception) -> Response:
+    """Answer the failure of a session that `get_db` did not open."""
+    found = answer_to(error)
+    if not found:
+        raise error
+    return await http_exception_handler(request, found)
+
+
+async def mistake(_: Request, __: Exception) -> Response:
+    """Answer 500. The log has the traceback; uvicorn closes the connection."""
+    detail = {"detail": "Internal Server Error"}
+    return JSONResponse(detail, 500, {"Connection": "close"})
+
+
+async def refuse(request: Request, error: RequestValidationError) -> Response:
+    """Answer 422 as FastAPI does, but repeat nothing of what came in: it may be secret.
+
+    415 if a body should be JSON and is not declared as such (RFC 9110, 15.5.16).
+    """
+    faults = error.errors()
+    media_type = request.headers.get("content-type", "").partition(";")[0]
+    declared = re.fullmatch(JSON, media_type, re.IGNORECASE)
+    if error.body and not declared and any(one["loc"] == ("body",) for one in faults):
+        sentence = "Send JSON, with the header Content-Type: application/json"
+        return JSONResponse({"detail": sentence}, 415)
+    detail = [{key: one[key] for key in ("type", "loc", "msg")} for one in faults]
+    for one in detail:
+        if one["type"] == "extra_forbidden":
+            one["loc"] = one["loc"][:-1]  # the name of the field came in, too
+    return JSONResponse({"detail": detail}, 422)
+
+
+async def method_not_allowed(request: Request, _: Exception) -> Response:
+    """Name every method of the address in `Allow` (RFC 9110, 15.5.6)."""
+    allowed = []
+    for method in ("DELETE", "GET", "PATCH", "POST", "PUT"):
+        scope = {**request.scope, "method": method}
+        matches = (route.matches(scope)[0] for route in request.app.routes)
+        if Match.FULL in matches:
+            allowed += ["GET", "HEAD"] if method == "GET" else [method]
+    headers = {"Allow": ", ".join(allowed)}
+    return JSONResponse({"detail": "Method Not Allowed"}, 405, headers)
+
+
+HANDLERS: dict[Any, Any] = {
+    405: method_not_allowed,
+    RequestValidationError: refuse,
+    StaleDataError: answer,
+    exc.DBAPIError: answer,
+    exc.TimeoutError: answer,
+    NotReadyError: answer,
+    Exception: mistake,
+}

@@ -1,0 +1,40 @@
+"""The start and the end of a process that serves."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from logging import getLogger
+
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy import exc
+
+from database import engine, get_db, read_engine
+from production import tables
+from production.answers import declare_token
+from production.door import API_TOKEN
+from production.failures import NotReadyError
+
+logger = getLogger("uvicorn.error")
+
+
+def make_tables() -> None:
+    """Give an empty database its tables. If it is away, get_db does so later."""
+    try:
+        tables.check(engine)
+    except (NotReadyError, exc.DBAPIError) as error:
+        logger.error("Not ready yet: %s", getattr(error, "orig", None) or error)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Make the tables before the first request, and close the pools after the last."""
+    declare_token(app.openapi())
+    if not API_TOKEN:
+        logger.warning(
+            "API_TOKEN is not set: whoever reaches this port may change the users"
+        )
+    if get_db not in app.dependency_overrides:  # a test has a database of its own
+        await run_in_threadpool(make_tables)
+    yield
+    engine.dispose()
+    read_engine.dispose()

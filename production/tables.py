@@ -1,0 +1,49 @@
+"""Whether the database has the tables of this version, made by `migrations/`."""
+
+import threading
+from logging import getLogger
+from pathlib import Path
+
+from alembic.command import upgrade
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, inspect
+
+from models import Base
+from production.failures import NotReadyError
+
+alembic = Config(
+    toml_file=Path(__file__).parent.with_name("pyproject.toml"),
+    attributes={"only_if_empty": True},
+)
+steps = ScriptDirectory.from_config(alembic)
+one_at_a_time = threading.Lock()  # Alembic's commands are not made for threads
+known: set[str] = set()  # those of the models that were there when all was well
+
+
+def check(engine: Engine | Connection) -> None:
+    """See that the tables are those of this version; make them in an empty database.
+
+    Never alters tables that are there. Raises NotReadyError if they are behind or
+    not Alembic's, and DBAPIError if the database does not answer.
+    """
+    with engine.engine.connect() as connection:
+        found = set(inspect(connection).get_table_names())
+        versions = set(MigrationContext.configure(connection).get_current_heads())
+    if not known | versions | (found - {"alembic_version"}):
+        with one_at_a_time:
+            upgrade(alembic, "head")
+        return check(engine)
+    if missing := known - found:
+        raise NotReadyError(f"tables are missing: {', '.join(missing)}")
+    if not versions:
+        raise NotReadyError("there are tables that `alembic upgrade head` did not make")
+    if not versions <= {step.revision for step in steps.walk_revisions()}:
+        if not known:
+            logger = getLogger("uvicorn.error")
+            logger.warning("The tables are newer than this service")
+    elif versions != set(steps.get_heads()):
+        raise NotReadyError("the tables are behind: run `alembic upgrade head`")
+    known.update(found & set(Base.metadata.tables))
+    return None

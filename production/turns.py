@@ -1,0 +1,132 @@
+"""One turn for a request: how many of them use the database at the same time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy.orm import Session
+from starlette.requests import HTTPConnection
+
+from production import LOCK_TIMEOUT, tables
+from production.dialects import database
+from production.failures import NotReadyError, answer_to, is_mistake
+
+PLACES = {"read": database.readers, "write": database.writers, "stream": 20}
+lines: WeakKeyDictionary[Any, dict[str, asyncio.Semaphore]] = WeakKeyDictionary()
+# Asyncio's own threads may be full of somebody's slow work.
+threads = ThreadPoolExecutor(thread_name_prefix="database")
+
+
+class Turn:
+    """What one request holds: its place in a line, and the sessions that it opened."""
+
+    def __init__(self, line: str | None = None) -> None:
+        """Wait in this line, or in none, as a web socket does."""
+        self.line = line
+        self.place: asyncio.Semaphore | None = None
+        self.sessions: list[Session] = []
+
+    async def take(self) -> None:
+        """Wait for a place, unless there is one already."""
+        if self.line and not self.place:
+            await self.move_to(self.line)
+
+    async def move_to(self, line: str) -> None:
+        """Wait in a line, without a thread, and leave the one before.
+
+        Raises NotReadyError after LOCK_TIMEOUT seconds.
+        """
+        loop = asyncio.get_running_loop()
+        if loop not in lines:
+            lines[loop] = {name: asyncio.Semaphore(PLACES[name]) for name in PLACES}
+        places = lines[loop][line]
+        if not places.locked():
+            await places.acquire()
+        else:
+            try:
+                async with asyncio.timeout(LOCK_TIMEOUT):
+                    await places.acquire()
+            except TimeoutError:
+                raise NotReadyError("no session became free") from None
+        self.leave()
+        self.place = places
+
+    def leave(self) -> None:
+        """Let the next request have the place."""
+        if self.place:
+            self.place.release()
+            self.place = None
+
+    async def stream(self) -> None:
+        """Go on without a turn; at most so many at once as have sessions."""
+        if self.sessions:
+            await self.move_to("stream")
+        else:
+            self.leave()
+
+    async def end(self) -> None:
+        """End what its sessions did not commit, and let the next request in."""
+        for db in self.sessions:
+            await roll_back(db)
+        self.leave()
+
+
+async def in_thread(function: Callable[..., Any], *arguments: object) -> None:
+    """Run what waits for the network, while the event loop goes on."""
+    loop = asyncio.get_running_loop()
+    await loop.run_in_executor(threads, function, *arguments)
+
+
+async def roll_back(db: Session) -> None:
+    """Give the connection of a session back."""
+    if not db.in_transaction():
+        return
+    if db.info.get("transaction"):
+        await in_thread(db.rollback)
+    elif db.identity_map:
+        db.rollback()
+    else:  # without objects, a session has nothing else to lose, for half the CPU
+        db.close()
+
+
+async def check_tables(db: Session) -> None:
+    """See whether the tables are still those of this version."""
+    await in_thread(tables.check, db.get_bind())
+
+
+def one_turn(
+    get_db: Callable[[], AsyncIterator[Session]],
+) -> Callable[[HTTPConnection], AsyncIterator[Session]]:
+    """Let a request wait for its turn before `get_db` opens a session for it.
+
+    One turn, however many sessions: else a request with two would wait for itself.
+    The door ends it before the answer goes out. An outage is raised as the answer to
+    it, so that a mounted app answers it, too.
+    """
+    open_session = asynccontextmanager(get_db)
+
+    async def get_db_in_turn(connection: HTTPConnection) -> AsyncIterator[Session]:
+        turn = connection.scope.get("turn") or Turn()
+        try:
+            await turn.take()
+            async with open_session() as db:
+                turn.sessions.append(db)
+                try:
+                    if not tables.known:
+                        await check_tables(db)
+                    yield db
+                except Exception as error:
+                    if is_mistake(error):  # or have the tables changed?
+                        await check_tables(db)
+                    raise
+                finally:
+                    await roll_back(db)
+        except Exception as error:
+            if answer := answer_to(error):
+                raise answer from error
+            raise
+
+    return get_db_in_turn
