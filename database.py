@@ -61,6 +61,6 @@ def one_select(db: Session) -> dict[str, Any]:
 
 @event.listens_for(SessionLocal, "after_begin")
 def note_transaction(db: Session, _: Any, connection: Connection) -> None:
-    """Note that it takes a round trip to end what the session has begun."""
-    if connection.engine is engine:
-        db.info["transaction"] = True
+    """Note whether it takes a round trip to end what the session has begun."""
+    if database.on_a_server and connection.engine is engine:
+        db.info["on_a_server"] = True

@@ -2,8 +2,9 @@
 
 from alembic import context
 
-from database import database, read_engine
+from database import read_engine
 from models import Base
+from production.dialects import database
 
 with read_engine.connect() as connection:
     connection.detach()  # from the pool: no request gets it with the settings made here

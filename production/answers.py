@@ -88,4 +88,4 @@ def declare_token(document: dict[str, Any]) -> None:
             if API_TOKEN and not is_open(path):
                 operation["security"] = [{"token": []}]
             else:
-                del operation["responses"]["401"]
+                operation["responses"].pop("401", None)

@@ -1,6 +1,7 @@
 """A page of a list as JSON, written by the database: one row in place of a hundred."""
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
 from sqlalchemy import (
@@ -33,9 +34,12 @@ class json_rows(FunctionElement[str]):  # noqa: N801 - a function of SQL
 
 @compiles(json_rows, "sqlite")
 def write_for_sqlite(element: json_rows, compiler: Any, **options: Any) -> str:
-    """Name each field beside its value."""
+    """Name each field beside its value. SQLite has no booleans, but JSON has."""
     _, *columns = element.clauses
-    pairs = [part for column in columns for part in (column.name, column)]
+    pairs: list[Any] = []
+    for column in columns:
+        json = func.json(case({True: "true", False: "false"}, value=column))
+        pairs += [column.name, json if column.type.python_type is bool else column]
     array = func.json_group_array(func.json_object(*pairs))
     return str(compiler.process(array, **options))
 
@@ -59,7 +63,7 @@ def json_page(
     """
     for column in fields.values():
         decorated = isinstance(column.type, TypeDecorator)
-        if decorated or column.type.python_type not in (str, int):
+        if decorated or column.type.python_type not in (str, int, bool, date):
             raise TypeError(
                 f"The database would write {column}, {column.type!r}, in its own way: "
                 "let UserRead write the list, as docs/another-resource.md says"

@@ -22,6 +22,7 @@ TIMEOUTS = f"""
 class PostgreSQL:
     """A database on one host, or on several of which one is the primary."""
 
+    on_a_server = True
     readers, writers = 8, 4
     begin_upgrade = (  # how a change of the tables begins
         "BEGIN",

@@ -15,6 +15,7 @@ from production import LOCK_TIMEOUT
 class SQLite:
     """A file, which has one writer at a time."""
 
+    on_a_server = False
     readers, writers = 2, 1  # more readers would only wait for the interpreter
     # How a change of the tables begins. WAL lets reads go on during a write; the file
     # remembers it. SQLite alters a table by building another and dropping the first,
@@ -64,9 +65,7 @@ class SQLite:
     def check_file(self, _: Any, record: Any, __: Any) -> None:
         """See before each use that the file is still the same."""
         if self.identity() != record.info["file"]:
-            raise exc.InvalidatePoolError(
-                "the file was replaced, or its mode"
-            )
+            raise exc.InvalidatePoolError("the file was replaced, or its mode")
 
     def identity(self) -> tuple[int, int]:
         """Return what tells the file from others, and from its read-only self."""

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from anyio import Semaphore, WouldBlock, move_on_after
 from sqlalchemy.orm import Session
 from starlette.requests import HTTPConnection
 
@@ -15,7 +16,7 @@ from production.dialects import database
 from production.failures import NotReadyError, answer_to, is_mistake
 
 PLACES = {"read": database.readers, "write": database.writers, "stream": 20}
-lines: WeakKeyDictionary[Any, dict[str, asyncio.Semaphore]] = WeakKeyDictionary()
+lines: WeakKeyDictionary[Any, dict[str, Semaphore]] = WeakKeyDictionary()
 # Asyncio's own threads may be full of somebody's slow work.
 threads = ThreadPoolExecutor(thread_name_prefix="database")
 
@@ -26,7 +27,7 @@ class Turn:
     def __init__(self, line: str | None = None) -> None:
         """Wait in this line, or in none, as a web socket does."""
         self.line = line
-        self.place: asyncio.Semaphore | None = None
+        self.place: Semaphore | None = None
         self.sessions: list[Session] = []
 
     async def take(self) -> None:
@@ -40,16 +41,17 @@ class Turn:
         Raises NotReadyError after LOCK_TIMEOUT seconds.
         """
         loop = asyncio.get_running_loop()
-        if loop not in lines:
-            lines[loop] = {name: asyncio.Semaphore(PLACES[name]) for name in PLACES}
-        places = lines[loop][line]
-        if not places.locked():
-            await places.acquire()
-        else:
-            try:
-                async with asyncio.timeout(LOCK_TIMEOUT):
-                    await places.acquire()
-            except TimeoutError:
+        try:
+            places = lines[loop][line]
+        except KeyError:
+            lines[loop] = {name: Semaphore(PLACES[name]) for name in PLACES}
+            places = lines[loop][line]
+        try:
+            places.acquire_nowait()
+        except WouldBlock:
+            with move_on_after(LOCK_TIMEOUT) as waiting:
+                await places.acquire()
+            if waiting.cancelled_caught:
                 raise NotReadyError("no session became free") from None
         self.leave()
         self.place = places
@@ -71,6 +73,10 @@ class Turn:
         """End what its sessions did not commit, and let the next request in."""
         for db in self.sessions:
             await roll_back(db)
+            if db.identity_map:
+                db.rollback()
+            elif db.in_transaction():  # without objects: the same for half the CPU
+                db.close()
         self.leave()
 
 
@@ -81,15 +87,9 @@ async def in_thread(function: Callable[..., Any], *arguments: object) -> None:
 
 
 async def roll_back(db: Session) -> None:
-    """Give the connection of a session back."""
-    if not db.in_transaction():
-        return
-    if db.info.get("transaction"):
+    """End a transaction on a server, so that the event loop need not wait for it."""
+    if db.info.get("on_a_server") and db.in_transaction():
         await in_thread(db.rollback)
-    elif db.identity_map:
-        db.rollback()
-    else:  # without objects, a session has nothing else to lose, for half the CPU
-        db.close()
 
 
 async def check_tables(db: Session) -> None:

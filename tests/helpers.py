@@ -197,11 +197,11 @@ def alembic(url: str, *arguments: str, cwd: Path = ROOT) -> str:
     return done.stdout
 
 
-def reason_not_to_start(**environment: str) -> str:
+def reason_not_to_start(cwd: Path = ROOT, **environment: str) -> str:
     """Start a service that must not come up, and return what it says."""
     done = subprocess.run(
         [sys.executable, "-m", "uvicorn", "main:app", "--port", "0"],
-        cwd=ROOT,
+        cwd=cwd,
         env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -11,7 +11,19 @@ import httpx
 import pytest
 
 from conftest import Service, StartService
-from helpers import ADA, add, alembic, append, assert_unavailable, at_once, logged, replace, sql
+from helpers import (
+    ADA,
+    GRACE,
+    add,
+    alembic,
+    append,
+    assert_unavailable,
+    at_once,
+    logged,
+    reason_not_to_start,
+    replace,
+    sql,
+)
 from postgres import Postgres
 
 pytestmark = pytest.mark.slow
@@ -38,9 +50,7 @@ def read_photos(db: Session = Depends(get_db)):
 """
 ROUTER = LESSON_6.replace(
     "@app", "from fastapi import APIRouter\n\nrouter = APIRouter()\n\n\n@router"
-).replace(
-    "    return photos", "    return photos\n\n\napp.include_router(router)"
-)
+).replace("    return photos", "    return photos\n\n\napp.include_router(router)")
 PHOTOS = [
     {"id": 1, "title": "Sunrise", "version": 1},
     {"id": 2, "title": "Sunset", "version": 1},
@@ -279,7 +289,6 @@ def test_a_misspelt_column_in_the_models_is_500_and_not_503(
             lambda: client.get("/users/1"),
             lambda: client.post("/users", json=ADA),
             lambda: client.patch("/users/1", json={"name": "X"}),
-            lambda: client.delete("/users/1"),
         ]
         for ask in questions:
             seen = len(service.log.read_text())
@@ -299,3 +308,79 @@ def test_an_added_endpoint_that_fails_half_way_stores_nothing(
 
         assert client.get("/users").json() == []
         assert add(client, ADA | {"email": "ghost@example.com"}).headers["etag"] == '"1"'
+
+
+FILTER = """
+    name: Name | MISSING = Field(MISSING, description="Only users with this name")
+
+
+class UserCreate("""
+# A boolean and a date, as docs/another-resource.md adds them.
+COLUMNS = """
+    active: Mapped[bool] = mapped_column(server_default=text("true"))
+    since: Mapped[date | None]
+"""
+FIELDS = """
+    active: bool
+    since: date | None
+"""
+
+
+def test_filters_are_combined_and_the_link_to_the_next_page_repeats_them(
+    start: StartService, new_database: str, project: Path
+) -> None:
+    replace(project / "schemas.py", "\n\nclass UserCreate(", FILTER)
+    with start(new_database, cwd=project).wait() as client:
+        for number in range(4):
+            name = "Ada & Co" if number % 2 else "Grace"
+            add(client, {"name": name, "email": f"user{number}@example.com"})
+
+        page = client.get("/users", params={"limit": 1, "name": "Ada & Co"})
+        assert [user["id"] for user in page.json()] == [2]
+        second = client.get(page.url.join(page.links["next"]["url"]))
+        assert [user["id"] for user in second.json()] == [4]
+        assert "link" not in second.headers
+        both = {"name": "Ada & Co", "email": "user0@example.com"}
+        assert client.get("/users", params=both).json() == []
+        assert len(client.get("/users", params=both | {"email": "user1@example.com"}).json()) == 1
+
+
+def test_a_boolean_and_a_date_of_a_user_are_the_same_in_the_list_and_alone(
+    start: StartService, new_database: str, project: Path
+) -> None:
+    append(project / "models.py", COLUMNS)
+    append(project / "schemas.py", FIELDS)
+    for file in ("models.py", "schemas.py"):
+        replace(
+            project / file,
+            "\nfrom typing import",
+            "\nfrom datetime import date\nfrom typing import",
+        )
+    alembic(new_database, "upgrade", "head", cwd=project)
+    alembic(new_database, "revision", "--autogenerate", "-m", "more", cwd=project)
+    alembic(new_database, "upgrade", "head", cwd=project)
+    with start(new_database, cwd=project).wait() as client:
+        add(client, ADA)
+        add(client, GRACE)
+        sql(new_database, "UPDATE users SET active = false, since = '2026-11-25' WHERE id = 2")
+
+        ada, grace = client.get("/users").json()
+        assert (
+            ada == {"id": 1, **ADA, "active": True, "since": None} == client.get("/users/1").json()
+        )
+        assert (grace["active"], grace["since"]) == (False, "2026-11-25")
+        assert grace == client.get("/users/2").json()
+
+
+def test_a_column_that_the_database_would_write_in_its_own_way_stops_the_start(
+    new_database: str, project: Path
+) -> None:
+    append(project / "models.py", "    seen: Mapped[datetime | None]\n")
+    append(project / "schemas.py", "    seen: datetime | None\n")
+    for file in ("models.py", "schemas.py"):
+        replace(project / file, "\nfrom typing", "\nfrom datetime import datetime\nfrom typing")
+
+    said = reason_not_to_start(cwd=project, DATABASE_URL=new_database)
+
+    assert "users.seen" in said.splitlines()[-1]
+    assert "docs/another-resource.md" in said.splitlines()[-1]

@@ -35,6 +35,8 @@ def test_the_documented_limits_are_those_of_the_service(client: httpx.Client) ->
     assert user_id["schema"]["maximum"] == 2**53 - 1
     email = document["components"]["schemas"]["UserCreate"]["properties"]["email"]
     assert email["maxLength"] == 254
+    assert email["format"] == "email"
+    assert all(tag["description"] for tag in document["tags"])
 
 
 def test_every_field_that_a_caller_sends_or_gets_has_an_example(client: httpx.Client) -> None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +113,11 @@ def test_another_content_type_is_refused(client: httpx.Client, content_type: str
     if content_type is not None:
         request.headers["Content-Type"] = content_type
 
-    refused(client.send(request))
+    answer = client.send(request)
 
+    assert answer.status_code == 415
+    assert "Content-Type: application/json" in refused(answer)["detail"]
+    assert client.patch("/users/1", content=BODY).status_code == 415
     assert client.get("/users").json() == []
 
 
@@ -355,6 +358,45 @@ def test_a_deletion_with_a_body_that_is_too_long_deletes_nothing(client: httpx.C
 
     assert answer.status_code == 413
     assert client.get("/users").json() == [ada.json()]
+
+
+@pytest.mark.parametrize("sent", ["at once", "in two pieces", "chunked"])
+def test_a_body_with_upgrade_is_refused_and_never_read_as_a_second_request(
+    client: httpx.Client, sent: str
+) -> None:
+    ada = add(client, ADA)
+    second = f"DELETE {ada.headers['location']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    length = "Transfer-Encoding: chunked" if sent == "chunked" else f"Content-Length: {len(second)}"
+    head = (
+        "POST /users HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n{length}\r\n\r\n"
+    ).encode()
+
+    with connect(client) as connection:
+        if sent == "at once":
+            connection.sendall(head + second)
+        else:
+            connection.sendall(head)
+            connection.sendall(second)
+        answer = b""
+        with suppress(ConnectionResetError):
+            while received := connection.recv(4096):
+                answer += received
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"connection: close" in answer
+    assert b"Upgrade" in answer
+    assert answer.count(b"HTTP/1.1") == 2  # the second one is in the sentence
+    assert client.get("/users").json() == [ada.json()]
+
+
+@pytest.mark.parametrize("address", ["/users%0A", "/users/1%0A", "/health%0A", "/docs%0A"])
+def test_an_address_with_a_line_break_after_it_is_none(client: httpx.Client, address: str) -> None:
+    add(client, ADA)
+
+    assert client.get(address).status_code == 404
+    assert client.post(address, json=GRACE).status_code in (404, 405)
+    assert len(client.get("/users").json()) == 1
 
 
 @pytest.mark.slow

@@ -1,7 +1,10 @@
 """The eight lessons, as promises: each test fails when its lesson is broken in the code."""
 
+import os
 import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -165,7 +168,9 @@ def test_lesson_6_the_list_is_what_the_database_holds_as_json(
 
     assert answer.headers["content-type"] == "application/json"
     assert answer.json() == expected
-    endpoints = re.findall(r"^@app\.\w+\(.*?\n(?:def|async def) (\w+)\((.*?)\) ->", main(), re.M | re.S)
+    endpoints = re.findall(
+        r"^@app\.\w+\(.*?\n(?:def|async def) (\w+)\((.*?)\) ->", main(), re.M | re.S
+    )
     assert {name for name, _ in endpoints} >= {"read_users", "create_user", "read_user"}
     for name, parameters in endpoints:
         assert name == "read_root" or "db: Session = Depends(get_db)" in parameters
@@ -225,3 +230,14 @@ def test_lesson_8_the_course_command_runs_the_service_and_reloads_a_change(
     wait_until(changed, service.log.read_text, seconds=20)
     with service.client() as client:
         assert client.get("/users").content == b"[]"
+
+
+def test_importing_the_service_makes_no_file(project: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-c", "import main"],
+        cwd=project,
+        env=os.environ | {"DATABASE_URL": ""},
+        check=True,
+    )
+
+    assert not list(project.glob("users.db*"))

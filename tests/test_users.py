@@ -212,6 +212,17 @@ def test_a_change_based_on_the_present_version_is_made(
 
 
 # A weak tag matches for If-None-Match only.
+def test_a_weak_tag_is_told_that_a_proxy_has_weakened_it(client: httpx.Client) -> None:
+    address = add(client, ADA).headers["location"]
+
+    for method in ("PATCH", "DELETE"):
+        weak = {"If-Match": 'W/"1"'}
+        answer = client.request(method, address, json={"name": "X"}, headers=weak)
+        assert answer.status_code == 412
+        assert "weak" in answer.json()["detail"]
+        assert client.get(address).headers["etag"] == '"1"'
+
+
 @pytest.mark.parametrize("lines", [*NOT_MATCHING, ['W/"1"'], ['"other", W/"1"']])
 def test_a_change_based_on_another_version_changes_nothing(
     client: httpx.Client, lines: list[str]

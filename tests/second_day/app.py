@@ -6,8 +6,15 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Annotated, Any
 
 import anyio
-from fastapi import BackgroundTasks, Depends, FastAPI, Header, HTTPException, WebSocket
-from fastapi import WebSocketDisconnect
+from fastapi import (
+    BackgroundTasks,
+    Depends,
+    FastAPI,
+    Header,
+    HTTPException,
+    WebSocket,
+    WebSocketDisconnect,
+)
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse
 from sqlalchemy import insert, literal, select, text
@@ -136,9 +143,7 @@ def visit_and_commit(db: Session = Depends(get_db)) -> None:
 
 
 @app.get("/export")
-def export(
-    wait: float = 0, pad: int = 0, db: Session = Depends(get_db)
-) -> StreamingResponse:
+def export(wait: float = 0, pad: int = 0, db: Session = Depends(get_db)) -> StreamingResponse:
     def lines() -> Iterator[str]:
         for user in db.scalars(select(User).order_by(User.id).execution_options(yield_per=10)):
             time.sleep(wait)
@@ -202,7 +207,7 @@ def write_later(tasks: BackgroundTasks, db: Session = Depends(get_db)) -> dict[s
 def rename_later(
     user_id: int, tasks: BackgroundTasks, db: Session = Depends(get_db)
 ) -> dict[str, str]:
-    user = db.get(User, user_id)
+    user = db.get_one(User, user_id)
     tasks.add_task(rename, db, user)
     return {"status": "soon"}
 
