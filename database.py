@@ -11,17 +11,17 @@ from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.orm import Session, sessionmaker
 
 from production import LOCK_TIMEOUT
-from production.dialects import database
+from production.dialects import dialect
 from production.turns import one_turn
 
 options: dict[str, Any] = {
-    **database.options,
+    **dialect.options,
     "pool_timeout": LOCK_TIMEOUT,
     "hide_parameters": True,  # names and addresses of people do not belong in a log
 }
 engine = create_engine(
     **options,
-    pool_size=database.readers + database.writers,
+    pool_size=dialect.readers + dialect.writers,
     max_overflow=40,  # for what lives longer than a request
 )
 SessionLocal = sessionmaker(autocommit=False, autoflush=False, bind=engine)
@@ -31,10 +31,10 @@ read_engine = create_engine(
     **options,
     isolation_level="AUTOCOMMIT",
     skip_autocommit_rollback=True,
-    pool_size=database.readers,
+    pool_size=dialect.readers,
     max_overflow=0,
 )
-database.prepare(engine, read_engine)
+dialect.prepare(engine, read_engine)
 
 
 @one_turn
@@ -62,5 +62,5 @@ def one_select(db: Session) -> dict[str, Any]:
 @event.listens_for(SessionLocal, "after_begin")
 def note_transaction(db: Session, _: Any, connection: Connection) -> None:
     """Note whether it takes a round trip to end what the session has begun."""
-    if database.on_a_server and connection.engine is engine:
+    if dialect.on_a_server and connection.engine is engine:
         db.info["on_a_server"] = True

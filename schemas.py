@@ -4,7 +4,6 @@ import re
 from typing import Annotated
 
 from email_validator import EmailNotValidError, validate_email
-from fastapi import Header
 from pydantic import MISSING, BaseModel, ConfigDict, Field
 from pydantic.functional_validators import AfterValidator, BeforeValidator
 from pydantic.json_schema import WithJsonSchema
@@ -34,20 +33,6 @@ def only_digits(value: object) -> object:
     return value
 
 
-TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
-
-
-def read_tags(lines: list[str]) -> list[str]:
-    """Return the entity tags of If-Match or If-None-Match: `["*"]`, `[]` if malformed.
-
-    Several header lines are one list, which may have empty elements (RFC 9110: 5.3,
-    5.6.1, 8.8.3).
-    """
-    value = ",".join(lines).strip(" \t")
-    tags = rf"\*|[ \t,]*(?:{TAG}[ \t]*(?:,[ \t,]*|$))*"
-    return re.findall(rf"{TAG}|\*", value) if re.fullmatch(tags, value) else []
-
-
 Name = Annotated[
     str,
     Field(
@@ -72,13 +57,6 @@ Email = Annotated[
 ]
 Digits = Annotated[int, BeforeValidator(only_digits)]
 UserId = Annotated[int, Field(ge=1, le=MAX_ID), BeforeValidator(only_digits)]
-# None: the header was left out, which OpenAPI does not call null.
-Tags = Annotated[
-    list[str] | None,
-    AfterValidator(read_tags),
-    WithJsonSchema({"type": "string"}),
-    Header(description="Entity tags, as in `ETag`, or `*`"),
-]
 
 
 class Strict(BaseModel):
@@ -88,7 +66,7 @@ class Strict(BaseModel):
 
 
 class UserQuery(Strict):
-    """Which users to list. Whatever is neither `limit` nor `after` is a filter."""
+    """Which users to list. A field named as a column of `User` is a filter."""
 
     limit: Digits = Field(100, ge=1, le=1000, description="The most users in an answer")
     after: Digits = Field(0, ge=0, le=MAX_ID, description="The last `id` seen before")

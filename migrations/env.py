@@ -4,11 +4,11 @@ from alembic import context
 
 from database import read_engine
 from models import Base
-from production.dialects import database
+from production.dialects import dialect
 
 with read_engine.connect() as connection:
     connection.detach()  # from the pool: no request gets it with the settings made here
-    for statement in database.begin_upgrade:
+    for statement in dialect.begin_upgrade:
         connection.exec_driver_sql(statement)
     context.configure(
         connection=connection,

@@ -21,7 +21,7 @@ def choose(url: str) -> "SQLite | PostgreSQL":
         return SQLite(Path(__file__).parent.with_name("users.db"))
     if scheme == "sqlite":
         path = rest.removeprefix("/")
-        if not path or path.startswith((":memory:", "file:")):
+        if not path or path.startswith((":memory:", "file:")) or "?" in path:
             example = "sqlite:///path/to/file.db"
             raise ValueError(f"DATABASE_URL must have the path of a file: {example}")
         return SQLite(Path(path))
@@ -29,8 +29,8 @@ def choose(url: str) -> "SQLite | PostgreSQL":
         # Not at the top: the driver takes 6 MB.
         from production.postgresql import PostgreSQL  # noqa: PLC0415
 
-        return PostgreSQL(url)
+        return PostgreSQL(f"postgresql://{rest}")
     raise ValueError("DATABASE_URL must start with sqlite: or postgresql:")
 
 
-database = choose(os.environ.get("DATABASE_URL", ""))
+dialect = choose(os.environ.get("DATABASE_URL", "").strip())

@@ -6,6 +6,7 @@ import secrets
 from asyncio import CancelledError
 from fnmatch import fnmatchcase
 
+from sqlalchemy.exc import DBAPIError
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -102,7 +103,8 @@ class Answer:
         self.begun = True
         try:
             await (self.turn.end() if whole else self.turn.stream())
-        except NotReadyError as error:
+        except (NotReadyError, DBAPIError) as error:
+            self.turn.leave()
             await self.replace(refused(503, outage(error).detail, RETRY))
             return
         await self.pass_on(self.start)
@@ -154,5 +156,5 @@ def length_of(start: Message) -> int | None:
     """Return the length of the body in bytes, or None for a stream."""
     if start["status"] in (204, 304):
         return 0
-    length = dict(start["headers"]).get(b"content-length")
+    length = dict(start.get("headers", ())).get(b"content-length")
     return None if length is None else int(length)

@@ -58,13 +58,15 @@ def is_mistake(error: Exception) -> bool:
 
 def is_taken(error: exc.IntegrityError, column: InstrumentedAttribute[Any]) -> bool:
     """Tell whether another row has the value of a unique column."""
-    # PostgreSQL names the constraint, SQLite the column. The next line has the value.
-    name = rf"\b(uq_)?{column.class_.__tablename__}[._]{column.key}\b"
-    return re.search(name, str(error.orig).partition("\n")[0]) is not None
+    # PostgreSQL names the constraint or the index, SQLite the column. What follows
+    # in the next line is the value.
+    message = str(error.orig).partition("\n")[0]
+    name = rf"\b([ui][qx]_)?{column.class_.__tablename__}[._]{column.key}\b"
+    return "NOT NULL" not in message and re.search(name, message) is not None
 
 
 async def answer(request: Request, error: Exception) -> Response:
-    """Answer the failure of a session that `get_db` did not open."""
+    """Answer an outage or a conflict in a session opened without `get_db`."""
     found = answer_to(error)
     if not found:
         raise error
@@ -77,7 +79,7 @@ async def mistake(_: Request, __: Exception) -> Response:
     return JSONResponse(detail, 500, {"Connection": "close"})
 
 
-async def refuse(request: Request, error: RequestValidationError) -> Response:
+async def invalid(request: Request, error: RequestValidationError) -> Response:
     """Answer 422 as FastAPI does, but repeat nothing of what came in: it may be secret.
 
     415 if a body should be JSON and is not declared as such (RFC 9110, 15.5.16).
@@ -109,7 +111,7 @@ async def method_not_allowed(request: Request, _: Exception) -> Response:
 
 HANDLERS: dict[Any, Any] = {
     405: method_not_allowed,
-    RequestValidationError: refuse,
+    RequestValidationError: invalid,
     StaleDataError: answer,
     exc.DBAPIError: answer,
     exc.TimeoutError: answer,

@@ -76,5 +76,5 @@ def json_page(
     answer = found.subquery()
     # Not EXISTS, for which PostgreSQL may search the table from its first row on.
     more = rows.with_only_columns(identity).where(identity > answer.c.last).limit(1)
-    last = case((more.scalar_subquery() > 0, answer.c.last))
+    last = case((more.scalar_subquery().is_not(None), answer.c.last))
     return select(answer.c.json, last.label("last"))

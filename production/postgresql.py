@@ -31,14 +31,18 @@ class PostgreSQL:
     )
 
     def __init__(self, url: str) -> None:
-        """Take any URL of libpq, with or without `+psycopg`."""
-        arguments = {
+        """Take any URL of libpq. Raises ValueError if it cannot be read."""
+        try:
+            read = conninfo_to_dict(url)
+        except psycopg.Error:  # whose message quotes what may be the password
+            sentence = "DATABASE_URL cannot be read: percent-encode its password"
+            raise ValueError(sentence) from None
+        defaults = {
             "connect_timeout": 2,  # seconds, for each host
             "tcp_user_timeout": 5000,  # milliseconds until a silent host is given up
-            **conninfo_to_dict(url.replace("+psycopg", "", 1)),
-            # Behind a pooler, connections would share prepared statements.
-            "prepare_threshold": None,
         }
+        # Behind a pooler, connections would share prepared statements.
+        arguments = {**defaults, **read, "prepare_threshold": None}
         self.options: dict[str, Any] = {
             "url": "postgresql+psycopg://",
             "connect_args": arguments,
@@ -52,17 +56,17 @@ class PostgreSQL:
             event.listen(each, "checkout", self.check)
 
     def check(self, connection: Any, record: Any, _: Any) -> None:
-        """Ask for a sign of life, unless the connection was used a moment ago.
+        """Ask for a sign of life, unless the connection was taken a moment ago.
 
         The round trip takes 0.2 of what a read costs; HikariCP leaves it out, too.
         """
         now = time.monotonic()
-        if now - record.info.get("used", now) > 0.5:
+        if now - record.info.get("taken", now) > 0.5:
             try:
                 self.ping(connection)
             except psycopg.Error as error:
                 raise exc.InvalidatePoolError(str(error)) from error
-        record.info["used"] = now
+        record.info["taken"] = now
 
 
 def set_timeouts(connection: psycopg.Connection[Any], _: Any) -> None:

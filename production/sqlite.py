@@ -35,17 +35,16 @@ class SQLite:
     def prepare(self, engine: Engine, read_engine: Engine) -> None:
         """Check the connections; begin transactions on the first engine."""
         for each in (engine, read_engine):
-            event.listen(each, "connect", self.note_file)
             event.listen(each, "checkout", self.check_file)
         event.listen(engine, "before_cursor_execute", begin_before_write)
         event.listen(engine, "reset", close_cursors)
 
     def connect(self) -> sqlite3.Connection:
         """Open the file. Make it the first time, readable by its owner alone."""
-        if not self.met and not self.file.exists():
-            with suppress(OSError):  # the driver says it better
+        with suppress(OSError):  # the driver says it better
+            if not (self.met or self.file.exists()):
                 self.file.touch(mode=0o600)
-        self.met = True
+            self.met = True
         connection = sqlite3.connect(
             f"{self.file.as_uri()}?mode=rw",  # no new file for one that was moved
             uri=True,
@@ -58,22 +57,15 @@ class SQLite:
         connection.execute("PRAGMA foreign_keys = ON")
         return connection
 
-    def note_file(self, _: Any, record: Any) -> None:
-        """Note which file a connection has opened."""
-        record.info["file"] = self.identity()
-
     def check_file(self, _: Any, record: Any, __: Any) -> None:
-        """See before each use that the file is still the same."""
-        if self.identity() != record.info["file"]:
-            raise exc.InvalidatePoolError("the file was replaced, or its mode")
-
-    def identity(self) -> tuple[int, int]:
-        """Return what tells the file from others, and from its read-only self."""
+        """See before each use that the file is the one that was opened."""
         try:
             found = os.stat(self.file)
         except OSError:
             raise sqlite3.OperationalError("unable to open database file") from None
-        return found.st_ino, found.st_mode
+        identity = found.st_ino, found.st_mode  # it may be read-only meanwhile
+        if record.info.setdefault("file", identity) != identity:
+            raise exc.InvalidatePoolError("the file was replaced, or its mode")
 
 
 def begin_before_write(

@@ -22,19 +22,25 @@ one_at_a_time = threading.Lock()  # Alembic's commands are not made for threads
 known: set[str] = set()  # those of the models that were there when all was well
 
 
+def look(engine: Engine | Connection) -> tuple[set[str], set[str]]:
+    """Return the names of the tables, and the versions that Alembic has noted."""
+    with engine.engine.connect() as connection:
+        names = inspect(connection).get_table_names()
+        heads = MigrationContext.configure(connection).get_current_heads()
+    return set(names), set(heads)
+
+
 def check(engine: Engine | Connection) -> None:
     """See that the tables are those of this version; make them in an empty database.
 
     Never alters tables that are there. Raises NotReadyError if they are behind or
     not Alembic's, and DBAPIError if the database does not answer.
     """
-    with engine.engine.connect() as connection:
-        found = set(inspect(connection).get_table_names())
-        versions = set(MigrationContext.configure(connection).get_current_heads())
+    found, versions = look(engine)
     if not known | versions | (found - {"alembic_version"}):
         with one_at_a_time:
             upgrade(alembic, "head")
-        return check(engine)
+        found, versions = look(engine)
     if missing := known - found:
         raise NotReadyError(f"tables are missing: {', '.join(missing)}")
     if not versions:
@@ -46,4 +52,3 @@ def check(engine: Engine | Connection) -> None:
     elif versions != set(steps.get_heads()):
         raise NotReadyError("the tables are behind: run `alembic upgrade head`")
     known.update(found & set(Base.metadata.tables))
-    return None

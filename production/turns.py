@@ -5,18 +5,18 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from anyio import Semaphore, WouldBlock, move_on_after
+from anyio.lowlevel import RunVar
 from sqlalchemy.orm import Session
 from starlette.requests import HTTPConnection
 
 from production import LOCK_TIMEOUT, tables
-from production.dialects import database
+from production.dialects import dialect
 from production.failures import NotReadyError, answer_to, is_mistake
 
-PLACES = {"read": database.readers, "write": database.writers, "stream": 20}
-lines: WeakKeyDictionary[Any, dict[str, Semaphore]] = WeakKeyDictionary()
+PLACES = {"read": dialect.readers, "write": dialect.writers, "stream": 20}
+lines: RunVar[dict[str, Semaphore]] = RunVar("lines")  # of this event loop
 # Asyncio's own threads may be full of somebody's slow work.
 threads = ThreadPoolExecutor(thread_name_prefix="database")
 
@@ -40,12 +40,11 @@ class Turn:
 
         Raises NotReadyError after LOCK_TIMEOUT seconds.
         """
-        loop = asyncio.get_running_loop()
         try:
-            places = lines[loop][line]
-        except KeyError:
-            lines[loop] = {name: Semaphore(PLACES[name]) for name in PLACES}
-            places = lines[loop][line]
+            places = lines.get()[line]
+        except LookupError:
+            lines.set({name: Semaphore(PLACES[name]) for name in PLACES})
+            places = lines.get()[line]
         try:
             places.acquire_nowait()
         except WouldBlock:
@@ -63,7 +62,7 @@ class Turn:
             self.place = None
 
     async def stream(self) -> None:
-        """Go on without a turn; at most so many at once as have sessions."""
+        """Go on without a turn. With a session, a stream has a line of its own."""
         if self.sessions:
             await self.move_to("stream")
         else:
@@ -119,7 +118,7 @@ def one_turn(
                         await check_tables(db)
                     yield db
                 except Exception as error:
-                    if is_mistake(error):  # or have the tables changed?
+                    if is_mistake(error):  # the tables may be gone: then no mistake
                         await check_tables(db)
                     raise
                 finally:
