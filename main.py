@@ -172,6 +172,7 @@ def this_user(user_id: int, if_match: Tags) -> list[sa.ColumnElement[bool]]:
 
 def missing_or_changed(user_id: int, if_match: Tags, db: Session) -> HTTPException:
     """Return 404, or 412 if the user is there in another version."""
+    db.rollback()  # nothing was changed: the lock is for others
     if db.scalar(sa.select(User.id).where(User.id == user_id)):
         return precondition_failed(if_match)
     return HTTPException(404, "No such user")

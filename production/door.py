@@ -59,8 +59,10 @@ class Door:
         scope["turn"] = answer.turn
         try:
             await self.app(scope, receive, answer.send)
-        except CancelledError:  # which the server would log with a traceback
-            if not answer.begun:
+        except CancelledError as stop:
+            if "shutdown" not in str(stop):  # a time limit of somebody's own
+                raise
+            if not answer.begun:  # uvicorn would log a traceback
                 await answer.replace(refused(503, "The service stops", RETRY))
         finally:
             await answer.turn.end()
@@ -104,7 +106,6 @@ class Answer:
         try:
             await (self.turn.end() if whole else self.turn.stream())
         except (NotReadyError, DBAPIError) as error:
-            self.turn.leave()
             await self.replace(refused(503, outage(error).detail, RETRY))
             return
         await self.pass_on(self.start)

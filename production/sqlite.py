@@ -1,6 +1,8 @@
 """What the service needs to know about SQLite."""
 
+import asyncio
 import os
+import re
 import sqlite3
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +12,9 @@ from weakref import WeakSet
 from sqlalchemy import URL, CompoundSelect, Connection, Engine, Select, event, exc
 
 from production import LOCK_TIMEOUT
+
+READS = re.compile(r"\s*(SELECT|PRAGMA|WITH)\b", re.I)
+WRITES = re.compile(r"\s*WITH\b.*\b(INSERT|UPDATE|DELETE|REPLACE)\b", re.I | re.S)
 
 
 class SQLite:
@@ -77,14 +82,31 @@ def begin_before_write(
     it writes would be refused at once; a read with the lock would keep writers waiting.
     """
     # In SQLite, no SELECT can write, and no PRAGMA writes rows.
-    reads = sql.lstrip()[:6].upper() in ("SELECT", "PRAGMA")
+    reads = READS.match(sql) and not WRITES.match(sql)
     if reads or isinstance(context.invoked_statement, Select | CompoundSelect):
         connection.info.setdefault("cursors", WeakSet()).add(cursor)
     elif not cursor.connection.in_transaction:
         try:
-            cursor.execute("BEGIN IMMEDIATE")
+            take_lock(cursor)
         except sqlite3.Error as error:
             raise exc.OperationalError("BEGIN IMMEDIATE", None, error) from error
+
+
+def take_lock(cursor: sqlite3.Cursor) -> None:
+    """Wait for the lock; in an event loop only a moment, since all requests wait then.
+
+    Whoever has the lock may be one of them, and would never give it back.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        cursor.execute("BEGIN IMMEDIATE")
+        return
+    cursor.execute("PRAGMA busy_timeout = 100")
+    try:
+        cursor.execute("BEGIN IMMEDIATE")
+    finally:
+        cursor.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT * 1000}")
 
 
 def close_cursors(_: Any, record: Any, __: Any) -> None:

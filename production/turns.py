@@ -3,18 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from logging import getLogger
 from typing import Any
 
-from anyio import Semaphore, WouldBlock, move_on_after
+from anyio import CancelScope, Semaphore, WouldBlock, move_on_after
 from anyio.lowlevel import RunVar
 from sqlalchemy.orm import Session
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 
 from production import LOCK_TIMEOUT, tables
 from production.dialects import dialect
 from production.failures import NotReadyError, answer_to, is_mistake
 
+logger = getLogger("uvicorn.error")
 PLACES = {"read": dialect.readers, "write": dialect.writers, "stream": 20}
 lines: RunVar[dict[str, Semaphore]] = RunVar("lines")  # of this event loop
 # Asyncio's own threads may be full of somebody's slow work.
@@ -36,7 +38,7 @@ class Turn:
             await self.move_to(self.line)
 
     async def move_to(self, line: str) -> None:
-        """Wait in a line, without a thread, and leave the one before.
+        """Leave the line before, and wait in this one, without a thread.
 
         Raises NotReadyError after LOCK_TIMEOUT seconds.
         """
@@ -45,6 +47,7 @@ class Turn:
         except LookupError:
             lines.set({name: Semaphore(PLACES[name]) for name in PLACES})
             places = lines.get()[line]
+        self.leave()
         try:
             places.acquire_nowait()
         except WouldBlock:
@@ -52,7 +55,6 @@ class Turn:
                 await places.acquire()
             if waiting.cancelled_caught:
                 raise NotReadyError("no session became free") from None
-        self.leave()
         self.place = places
 
     def leave(self) -> None:
@@ -70,25 +72,37 @@ class Turn:
 
     async def end(self) -> None:
         """End what its sessions did not commit, and let the next request in."""
-        for db in self.sessions:
-            await roll_back(db)
-            if db.identity_map:
-                db.rollback()
-            elif db.in_transaction():  # without objects: the same for half the CPU
-                db.close()
-        self.leave()
+        try:
+            for db in self.sessions:
+                if db.new or (db.identity_map and (db.dirty or db.deleted)):
+                    logger.warning("Not stored: changes that came with no db.commit()")
+                await roll_back(db)
+                if db.identity_map:
+                    db.rollback()
+                elif db.in_transaction():  # no objects: the same for half the CPU
+                    db.close()
+        finally:
+            self.leave()
 
 
 async def in_thread(function: Callable[..., Any], *arguments: object) -> None:
     """Run what waits for the network, while the event loop goes on."""
     loop = asyncio.get_running_loop()
-    await loop.run_in_executor(threads, function, *arguments)
+    with CancelScope(shield=True):  # nobody else may use the session meanwhile
+        await loop.run_in_executor(threads, function, *arguments)
 
 
 async def roll_back(db: Session) -> None:
     """End a transaction on a server, so that the event loop need not wait for it."""
     if db.info.get("on_a_server") and db.in_transaction():
         await in_thread(db.rollback)
+
+
+async def read_body(connection: HTTPConnection) -> None:
+    """Read the body before the turn: a client that sends it slowly keeps nobody out."""
+    if isinstance(connection, Request):
+        with suppress(RuntimeError):  # FastAPI has read it, as a form
+            await connection.body()
 
 
 async def check_tables(db: Session) -> None:
@@ -110,6 +124,8 @@ def one_turn(
     async def get_db_in_turn(connection: HTTPConnection) -> AsyncIterator[Session]:
         turn = connection.scope.get("turn") or Turn()
         try:
+            if turn.line == "write":
+                await read_body(connection)
             await turn.take()
             async with open_session() as db:
                 turn.sessions.append(db)

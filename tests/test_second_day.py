@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 import httpx
 import pytest
@@ -137,17 +138,54 @@ def test_a_stream_has_all_rows_for_many_clients_at_once(client: httpx.Client) ->
 
 
 def test_many_open_streams_keep_nobody_out(client: httpx.Client, service: Service) -> None:
-    with ExitStack() as stack:
-        for number in range(20):
-            one = stack.enter_context(service.client())
+    def open_stream(number: int) -> int:
+        with service.client() as one:
             address = "/watch" if number % 2 else "/export?wait=0.2"
-            stream = stack.enter_context(one.stream("GET", address))
-            assert stream.status_code == 200
+            with one.stream("GET", address) as stream:
+                opened.append(stream.status_code)
+                closed.wait(30)
+                return stream.status_code
+
+    opened: list[int] = []
+    closed = Event()
+    with ThreadPoolExecutor(30) as pool:
+        streams = [pool.submit(open_stream, number) for number in range(30)]
+        wait_until(lambda: opened.count(200) == 20, lambda: str(opened))
         assert_in_time(client)
-        with service.client() as one, one.stream("GET", "/watch") as stream:
-            assert stream.status_code == 503
-            assert stream.headers["retry-after"]
+        wait_until(lambda: opened.count(503) == 10, lambda: str(opened))
         assert_in_time(client)
+        closed.set()
+    assert [stream.result() for stream in streams].count(200) == 20
+
+
+def test_a_slow_body_that_the_endpoint_reads_itself_keeps_nobody_out(
+    client: httpx.Client,
+) -> None:
+    with ExitStack() as stack:
+        slow = [stack.enter_context(connect(client)) for _ in range(8)]
+        for one in slow:
+            one.sendall(b"POST /hook HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nab")
+        assert_in_time(client)
+        for one in slow:
+            one.sendall(b"cd")
+            assert one.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def test_writes_in_the_event_loop_do_not_stop_it(client: httpx.Client, url: str) -> None:
+    with ThreadPoolExecutor() as pool:
+        writes = [pool.submit(client.get, "/visit/async") for _ in range(10)]
+        assert_in_time(client)
+        statuses = [write.result().status_code for write in writes]
+    assert set(statuses) <= {200, 503}
+    assert len(pages(url)) == statuses.count(200) > 0
+
+
+def test_a_time_limit_of_somebody_else_loses_no_turn(client: httpx.Client) -> None:
+    for _ in range(3):
+        answers = at_once([partial(client.get, "/limited")] * 12)
+        assert {answer.status_code for answer in answers} <= {504, 503}
+        assert 504 in {answer.status_code for answer in answers}
+    assert len(at_once([partial(client.get, "/photos")] * 16)) == 16
 
 
 def test_clients_that_leave_a_stream_or_never_read_it_keep_nobody_out(
@@ -192,7 +230,13 @@ def test_web_sockets_have_a_session(client: httpx.Client, service: Service, url:
             for one in sockets:
                 assert one.recv() == f'{{"users":{USERS}}}'
         assert_in_time(client)
-    assert pages(url) == ["socket"] * 60
+        with ThreadPoolExecutor() as pool:  # which holds the lock of SQLite for a moment
+            missing = [pool.submit(client.delete, "/users/999999") for _ in range(40)]
+            for one in sockets:
+                one.send("socket")
+                one.recv()
+            assert {answer.result().status_code for answer in missing} == {404}
+    assert pages(url) == ["socket"] * 80
 
 
 def test_a_job_that_only_reads_keeps_no_writer_waiting(client: httpx.Client) -> None:

@@ -23,6 +23,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from database import SessionLocal, get_db
 from main import app
@@ -238,6 +239,49 @@ def report(tasks: BackgroundTasks) -> None:
             db.query(User).count()
 
     tasks.add_task(job)
+
+
+# A body that the endpoint reads itself, and a limit of time.
+
+
+@app.post("/hook")
+async def take_hook(request: Request, db: Session = Depends(get_db)) -> dict[str, int]:
+    return {"bytes": len(await request.body()), "users": db.query(User).count()}
+
+
+class TimeLimit:
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("path") != "/limited":
+            await self.app(scope, receive, send)
+            return
+        try:
+            with anyio.fail_after(0.2):
+                await self.app(scope, receive, send)
+        except TimeoutError:
+            await PlainTextResponse("too slow", 504)(scope, receive, send)
+
+
+app.add_middleware(TimeLimit)
+
+
+@app.get("/limited")
+async def take_too_long(db: Session = Depends(get_db)) -> None:
+    db.query(User).count()
+    await anyio.sleep(1)
+
+
+# A write in the event loop, which keeps its lock while others have their turn.
+
+
+@app.get("/visit/async")
+async def visit_async(db: Session = Depends(get_db)) -> None:
+    db.add(Visit(page="async"))
+    db.flush()
+    await anyio.sleep(0.1)
+    db.commit()
 
 
 # Slow work, in asyncio's own threads.
