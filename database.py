@@ -59,8 +59,11 @@ def one_select(db: Session) -> dict[str, Any]:
     return {"bind": read_engine} if db.bind is engine else {}
 
 
-@event.listens_for(SessionLocal, "after_begin")
 def note_transaction(db: Session, _: Any, connection: Connection) -> None:
-    """Note whether it takes a round trip to end what the session has begun."""
-    if dialect.on_a_server and connection.engine is engine:
+    """Note that it takes a round trip to end what the session has begun."""
+    if connection.engine is engine:
         db.info["on_a_server"] = True
+
+
+if dialect.on_a_server:
+    event.listen(SessionLocal, "after_begin", note_transaction)

@@ -40,21 +40,22 @@ class Door:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse a request before its body is read, or give it a turn."""
+        """Refuse a request before its body is read, or give it a turn.
+
+        HEAD is answered as GET is (RFC 9110, 9.3.2); the server drops the body.
+        """
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
-        elif refusal := refuse(scope):
+            return
+        if refusal := refuse(scope):
             await refusal(scope, receive, send)
-        elif scope["type"] == "websocket":
+            return
+        if scope["type"] == "websocket":
             scope["turn"] = Turn()
             await self.app(scope, receive, send)
-        else:
-            await self.serve(scope, receive, send)
-
-    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request. HEAD is answered as GET is (RFC 9110, 9.3.2)."""
+            return
         answer = Answer(scope, receive, send)
-        if scope["method"] == "HEAD":
+        if answer.head:
             scope = {**scope, "method": "GET"}
         scope["turn"] = answer.turn
         try:

@@ -32,11 +32,6 @@ class Turn:
         self.place: Semaphore | None = None
         self.sessions: list[Session] = []
 
-    async def take(self) -> None:
-        """Wait for a place, unless there is one already."""
-        if self.line and not self.place:
-            await self.move_to(self.line)
-
     async def move_to(self, line: str) -> None:
         """Leave the line before, and wait in this one, without a thread.
 
@@ -76,8 +71,9 @@ class Turn:
             for db in self.sessions:
                 if db.new or (db.identity_map and (db.dirty or db.deleted)):
                     logger.warning("Not stored: changes that came with no db.commit()")
-                await roll_back(db)
-                if db.identity_map:
+                if is_on_a_server(db):
+                    await in_thread(db.rollback)
+                elif db.identity_map:
                     db.rollback()
                 elif db.in_transaction():  # no objects: the same for half the CPU
                     db.close()
@@ -92,10 +88,9 @@ async def in_thread(function: Callable[..., Any], *arguments: object) -> None:
         await loop.run_in_executor(threads, function, *arguments)
 
 
-async def roll_back(db: Session) -> None:
-    """End a transaction on a server, so that the event loop need not wait for it."""
-    if db.info.get("on_a_server") and db.in_transaction():
-        await in_thread(db.rollback)
+def is_on_a_server(db: Session) -> bool:
+    """Tell whether the end of the session's transaction has to wait for a server."""
+    return "on_a_server" in db.info and db.in_transaction()
 
 
 async def read_body(connection: HTTPConnection) -> None:
@@ -126,7 +121,8 @@ def one_turn(
         try:
             if turn.line == "write":
                 await read_body(connection)
-            await turn.take()
+            if turn.line and not turn.place:
+                await turn.move_to(turn.line)
             async with open_session() as db:
                 turn.sessions.append(db)
                 try:
@@ -138,7 +134,8 @@ def one_turn(
                         await check_tables(db)
                     raise
                 finally:
-                    await roll_back(db)
+                    if is_on_a_server(db):
+                        await in_thread(db.rollback)
         except Exception as error:
             if answer := answer_to(error):
                 raise answer from error
