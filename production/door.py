@@ -6,7 +6,6 @@ import secrets
 from asyncio import CancelledError
 from fnmatch import fnmatchcase
 
-from sqlalchemy.exc import DBAPIError
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -106,7 +105,7 @@ class Answer:
         self.begun = True
         try:
             await (self.turn.end() if whole else self.turn.stream())
-        except (NotReadyError, DBAPIError) as error:
+        except NotReadyError as error:
             await self.replace(refused(503, outage(error).detail, RETRY))
             return
         await self.pass_on(self.start)

@@ -9,6 +9,7 @@ from typing import Any
 
 from anyio import CancelScope, Semaphore, WouldBlock, move_on_after
 from anyio.lowlevel import RunVar
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from starlette.requests import HTTPConnection, Request
 
@@ -72,7 +73,7 @@ class Turn:
                 if db.new or (db.identity_map and (db.dirty or db.deleted)):
                     logger.warning("Not stored: changes that came with no db.commit()")
                 if is_on_a_server(db):
-                    await in_thread(db.rollback)
+                    await roll_back(db)
                 elif db.identity_map:
                     db.rollback()
                 elif db.in_transaction():  # no objects: the same for half the CPU
@@ -91,6 +92,12 @@ async def in_thread(function: Callable[..., Any], *arguments: object) -> None:
 def is_on_a_server(db: Session) -> bool:
     """Tell whether the end of the session's transaction has to wait for a server."""
     return "on_a_server" in db.info and db.in_transaction()
+
+
+async def roll_back(db: Session) -> None:
+    """Roll back, without keeping the event loop waiting."""
+    with suppress(DBAPIError):  # a server that has gone has forgotten it by itself
+        await in_thread(db.rollback)
 
 
 async def read_body(connection: HTTPConnection) -> None:
@@ -135,7 +142,7 @@ def one_turn(
                     raise
                 finally:
                     if is_on_a_server(db):
-                        await in_thread(db.rollback)
+                        await roll_back(db)
         except Exception as error:
             if answer := answer_to(error):
                 raise answer from error

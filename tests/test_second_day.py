@@ -22,7 +22,17 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect as connect_socket
 
 from conftest import ROOT, Service, StartService
-from helpers import TOKEN, add, assert_unavailable, at_once, connect, logged, sql, wait_until
+from helpers import (
+    TOKEN,
+    add,
+    assert_unavailable,
+    at_once,
+    connect,
+    logged,
+    sql,
+    until_served,
+    wait_until,
+)
 from postgres import Postgres
 
 pytestmark = pytest.mark.slow
@@ -318,6 +328,20 @@ def test_an_outage_in_a_mounted_app_is_503(start: StartService, postgres: Postgr
         assert_unavailable(client.get("/photos"))
         postgres.start()
         assert client.get("/mounted/users").json() == []
+
+
+def test_an_answer_that_is_ready_is_sent_though_the_database_has_gone(
+    start: StartService, postgres: Postgres
+) -> None:
+    service = start(postgres.url(), "--app-dir", "tests", app="second_day.app:app")
+    with service.wait() as client, ThreadPoolExecutor() as pool:
+        answers = [pool.submit(client.get, "/count?wait=2") for _ in range(4)]
+        time.sleep(0.5)
+        postgres.stop("immediate")
+        assert {answer.result().text for answer in answers} == {"0"}
+        assert_unavailable(client.get("/count"))
+        postgres.start()
+        assert until_served(lambda: client.get("/count")).text == "0"
 
 
 @pytest.mark.parametrize("plugin", ["as it is", "pytest-asyncio"])

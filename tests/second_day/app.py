@@ -241,6 +241,13 @@ def report(tasks: BackgroundTasks) -> None:
     tasks.add_task(job)
 
 
+@app.get("/count")
+async def count(wait: float = 0, db: Session = Depends(get_db)) -> int:
+    found = db.query(User).count()
+    await anyio.sleep(wait)
+    return found
+
+
 # A body that the endpoint reads itself, and a limit of time.
 
 
