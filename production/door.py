@@ -6,10 +6,10 @@ import secrets
 from asyncio import CancelledError
 from fnmatch import fnmatchcase
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from production.failures import RETRY, NotReadyError, outage
+from production.failures import RETRY, NotReadyError, outage, refused
 from production.turns import Turn
 
 # What needs no token. Whoever mounts pages with a login of their own adds them.
@@ -144,13 +144,6 @@ def refuse(scope: Scope) -> Response | None:
 def is_open(path: str) -> bool:
     """Tell whether a path needs no token."""
     return any(fnmatchcase(path, pattern) for pattern in OPEN)
-
-
-def refused(
-    status: int, detail: str, headers: dict[str, str] | None = None
-) -> Response:
-    """Return a refusal in the shape of FastAPI's."""
-    return JSONResponse({"detail": detail}, status, headers)
 
 
 def length_of(start: Message) -> int | None:

@@ -13,12 +13,20 @@ from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.orm.exc import StaleDataError
 from starlette.routing import Match
 
+logger = getLogger("uvicorn.error")
 RETRY = {"Retry-After": "1"}
 JSON = r"application/(.+\+)?json\s*"
 
 
 class NotReadyError(Exception):
     """The database cannot be used at the moment; the message says why."""
+
+
+def refused(
+    status: int, detail: str, headers: dict[str, str] | None = None
+) -> Response:
+    """Return a refusal in the shape of FastAPI's."""
+    return JSONResponse({"detail": detail}, status, headers)
 
 
 def answer_to(error: Exception) -> HTTPException | None:
@@ -32,9 +40,13 @@ def answer_to(error: Exception) -> HTTPException | None:
 
 def outage(error: Exception) -> HTTPException:
     """Return 503, and say why in the log."""
-    reason = getattr(error, "orig", None) or error
-    getLogger("uvicorn.error").error("The database does not answer: %s", reason)
+    logger.error("The database does not answer: %s", reason_of(error))
     return HTTPException(503, "The database does not answer", RETRY)
+
+
+def reason_of(error: Exception) -> object:
+    """Return what the driver says, without SQLAlchemy's statement and link."""
+    return getattr(error, "orig", None) or error
 
 
 def is_mistake(error: Exception) -> bool:
@@ -75,8 +87,7 @@ async def answer(request: Request, error: Exception) -> Response:
 
 async def mistake(_: Request, __: Exception) -> Response:
     """Answer 500. The log has the traceback; uvicorn closes the connection."""
-    detail = {"detail": "Internal Server Error"}
-    return JSONResponse(detail, 500, {"Connection": "close"})
+    return refused(500, "Internal Server Error", {"Connection": "close"})
 
 
 async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -89,7 +100,7 @@ async def invalid(request: Request, error: RequestValidationError) -> Response:
     declared = re.fullmatch(JSON, media_type, re.IGNORECASE)
     if error.body and not declared and any(one["loc"] == ("body",) for one in faults):
         sentence = "Send JSON, with the header Content-Type: application/json"
-        return JSONResponse({"detail": sentence}, 415)
+        return refused(415, sentence)
     detail = [{key: one[key] for key in ("type", "loc", "msg")} for one in faults]
     for one in detail:
         if one["type"] == "extra_forbidden":
@@ -105,8 +116,7 @@ async def method_not_allowed(request: Request, _: Exception) -> Response:
         matches = (route.matches(scope)[0] for route in request.app.routes)
         if Match.FULL in matches:
             allowed += ["GET", "HEAD"] if method == "GET" else [method]
-    headers = {"Allow": ", ".join(allowed)}
-    return JSONResponse({"detail": "Method Not Allowed"}, 405, headers)
+    return refused(405, "Method Not Allowed", {"Allow": ", ".join(allowed)})
 
 
 HANDLERS: dict[Any, Any] = {

@@ -12,7 +12,7 @@ from database import engine, get_db, read_engine
 from production import tables
 from production.answers import declare_token
 from production.door import API_TOKEN
-from production.failures import NotReadyError
+from production.failures import NotReadyError, reason_of
 
 logger = getLogger("uvicorn.error")
 
@@ -22,7 +22,7 @@ def make_tables() -> None:
     try:
         tables.check(engine)
     except (NotReadyError, exc.DBAPIError) as error:
-        logger.error("Not ready yet: %s", getattr(error, "orig", None) or error)
+        logger.error("Not ready yet: %s", reason_of(error))
 
 
 @asynccontextmanager
