@@ -16,7 +16,7 @@ from database import engine, get_db, one_select, read_engine
 from models import User
 from production import tables
 from production.answers import ABOUT, EVERYWHERE, PAGE, docs
-from production.door import MAX_BODY, Door
+from production.door import Door
 from production.failures import HANDLERS, is_taken
 from production.lifespan import lifespan
 from production.pages import json_page
@@ -27,7 +27,6 @@ from schemas import UserCreate, UserId, UserQuery, UserRead, UserUpdate
 app = FastAPIOffline(
     title="Users",
     lifespan=lifespan,
-    max_body_size=MAX_BODY,
     redirect_slashes=False,  # which would repeat whatever Host is claimed
     exception_handlers=HANDLERS,
     responses=EVERYWHERE,

@@ -53,7 +53,7 @@ ANSWERS = {
     404: problem("No such user"),
     409: problem("This e-mail is taken", Location="/users/1"),
     412: problem("The user has changed since you read it"),
-    413: {"description": "The body is over 64 KiB", "content": {"text/plain": {}}},
+    413: problem("Content Too Large"),
     415: problem("Send JSON, with the header Content-Type: application/json"),
     503: problem("The database does not answer", Retry_After="1"),
 }

@@ -6,6 +6,7 @@ import secrets
 from asyncio import CancelledError
 from fnmatch import fnmatchcase
 
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -37,6 +38,7 @@ class Door:
     def __init__(self, app: ASGIApp) -> None:
         """Stand before the app."""
         self.app = app
+        self.counting = RequestBodyLimitMiddleware(app, MAX_BODY)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a request before its body is read, or give it a turn.
@@ -54,11 +56,12 @@ class Door:
             await self.app(scope, receive, send)
             return
         answer = Answer(scope, receive, send)
+        app = self.app if says_length(scope) else self.counting
         if answer.head:
             scope = {**scope, "method": "GET"}
         scope["turn"] = answer.turn
         try:
-            await self.app(scope, receive, answer.send)
+            await app(scope, receive, answer.send)
         except CancelledError as stop:
             if "shutdown" not in str(stop):  # a time limit of somebody's own
                 raise
@@ -136,9 +139,19 @@ def refuse(scope: Scope) -> Response | None:
             return refused(401, "The token is not valid", BEARER)
     if path.endswith("\n"):  # which the pattern of a route overlooks
         return refused(404, "Not Found")
-    if length > MAX_BODY:  # FastAPI only looks when it reads a body: not for a DELETE
+    if length > MAX_BODY:
         return refused(413, "Content Too Large")
     return None
+
+
+def says_length(scope: Scope) -> bool:
+    """Tell whether the headers say how long the body is, none included.
+
+    Counting takes 5 % of a read's CPU, and only these bodies need it.
+    """
+    headers = dict(scope["headers"])
+    chunked = b"transfer-encoding" in headers
+    return not chunked and scope["http_version"] in ("1.0", "1.1")
 
 
 def is_open(path: str) -> bool:
