@@ -1,6 +1,7 @@
 """Which database DATABASE_URL means."""
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,21 +17,37 @@ def choose(url: str) -> "SQLite | PostgreSQL":
     Without a URL, that is the file `users.db` beside the code. Raises ValueError if
     the URL is of another database.
     """
-    scheme, _, rest = url.partition("://")
     if not url:
         return SQLite(Path(__file__).parent.with_name("users.db"))
-    if scheme == "sqlite":
-        path = rest.removeprefix("/")
-        if not path or path.startswith((":memory:", "file:")) or "?" in path:
-            example = "sqlite:///path/to/file.db"
-            raise ValueError(f"DATABASE_URL must have the path of a file: {example}")
-        return SQLite(Path(path))
-    if scheme in ("postgres", "postgresql", "postgresql+psycopg"):
-        # Not at the top: the driver takes 6 MB.
-        from production.postgresql import PostgreSQL  # noqa: PLC0415
+    if url[0] in "\"'":
+        raise ValueError("DATABASE_URL must not be in quotes")
+    read = re.fullmatch(r"(\w+)(\+\w+)?://(.*)", url, re.DOTALL)
+    name, driver, rest = read.groups() if read else ("", None, "")
+    if name not in ("sqlite", "postgres", "postgresql"):
+        raise ValueError("DATABASE_URL must start with sqlite:/// or postgresql://")
+    if driver not in (None, "+pysqlite", "+psycopg"):
+        raise ValueError(f"DATABASE_URL must start with {name}://, without {driver}")
+    if name == "sqlite":
+        return SQLite(path_of(rest))
+    # Not at the top: the driver takes 6 MB.
+    from production.postgresql import PostgreSQL  # noqa: PLC0415
 
-        return PostgreSQL(f"postgresql://{rest}")
-    raise ValueError("DATABASE_URL must start with sqlite: or postgresql:")
+    return PostgreSQL(rest)
+
+
+def path_of(rest: str) -> Path:
+    """Return the path in what follows sqlite://, whatever it is called.
+
+    Raises ValueError for options, or if no file can be there.
+    """
+    path = rest.removeprefix("/")
+    options = re.search(r"\?\w+=[^/]*$", path)
+    if not path or options or path.startswith((":memory:", "file:")):
+        example = "sqlite:///path/to/file.db"
+        raise ValueError(f"DATABASE_URL must have the path of a file: {example}")
+    if not Path(path).absolute().parent.is_dir():
+        raise ValueError(f"DATABASE_URL: there is no directory {Path(path).parent}")
+    return Path(path)
 
 
 dialect = choose(os.environ.get("DATABASE_URL", "").strip())

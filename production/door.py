@@ -6,6 +6,7 @@ import secrets
 from asyncio import CancelledError
 from fnmatch import fnmatchcase
 
+from opentelemetry.trace import get_current_span
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -55,6 +56,8 @@ class Door:
             scope["turn"] = Turn()
             await self.app(scope, receive, send)
             return
+        if scope["query_string"]:  # in which an e-mail may be
+            get_current_span().set_attribute("url.query", "REDACTED")
         answer = Answer(scope, receive, send)
         app = self.app if says_length(scope) else self.counting
         if answer.head:

@@ -15,6 +15,7 @@ from starlette.routing import Match
 
 logger = getLogger("uvicorn.error")
 RETRY = {"Retry-After": "1"}
+RIGHTS = {"schema": "USAGE, CREATE", "table": "SELECT, INSERT, UPDATE, DELETE"}
 JSON = r"application/(.+\+)?json\s*"
 
 
@@ -44,9 +45,13 @@ def outage(error: Exception) -> HTTPException:
     return HTTPException(503, "The database does not answer", RETRY)
 
 
-def reason_of(error: Exception) -> object:
+def reason_of(error: Exception) -> str:
     """Return what the driver says, without SQLAlchemy's statement and link."""
-    return getattr(error, "orig", None) or error
+    reason = str(getattr(error, "orig", None) or error)
+    if denied := re.match(r"permission denied for (schema|table) (\w+)", reason):
+        kind, name = denied.groups()
+        return f"{reason}: GRANT {RIGHTS[kind]} ON {kind} {name} TO the service's role"
+    return reason
 
 
 def is_mistake(error: Exception) -> bool:
@@ -54,12 +59,14 @@ def is_mistake(error: Exception) -> bool:
 
     PEP 249 has classes for that. SQLite also reports mistakes as OperationalError, by
     its codes ERROR, MISUSE and RANGE; PostgreSQL in a failed transaction and for a
-    "prerequisite state".
+    "prerequisite state". A right that the role has not is no mistake in the code.
     """
     if not isinstance(error, exc.DBAPIError):
         return False
     code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
     state = getattr(error.orig, "sqlstate", None)
+    if state == "42501":
+        return False
     blamed = exc.ProgrammingError | exc.DataError | exc.IntegrityError
     return (
         isinstance(error, blamed | exc.NotSupportedError)

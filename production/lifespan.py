@@ -1,5 +1,6 @@
 """The start and the end of a process that serves."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from logging import getLogger
@@ -9,16 +10,19 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import exc
 
 from database import engine, get_db, read_engine
-from production import tables
+from production import LOCK_TIMEOUT, tables
 from production.answers import declare_token
+from production.dialects import dialect
 from production.door import API_TOKEN
 from production.failures import NotReadyError, reason_of
 
 logger = getLogger("uvicorn.error")
 
 
-def make_tables() -> None:
+def make_tables(app: FastAPI) -> None:
     """Give an empty database its tables. If it is away, get_db does so later."""
+    if get_db in app.dependency_overrides:  # a test has a database of its own
+        return
     try:
         tables.check(engine)
     except (NotReadyError, exc.DBAPIError) as error:
@@ -33,8 +37,13 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         logger.warning(
             "API_TOKEN is not set: whoever reaches this port may change the users"
         )
-    if get_db not in app.dependency_overrides:  # a test has a database of its own
-        await run_in_threadpool(make_tables)
+    making = asyncio.create_task(run_in_threadpool(make_tables, app))
+    # A server that does not answer must not keep the process from being stopped.
+    await asyncio.wait([making], timeout=LOCK_TIMEOUT)
+    if making.done():
+        making.result()  # a step with a mistake stops the start
     yield
     engine.dispose()
     read_engine.dispose()
+    dialect.cut()
+    await making

@@ -1,12 +1,16 @@
 """What the service needs to know about PostgreSQL."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from socket import AF_INET, SHUT_RDWR, SOCK_STREAM, fromfd, getaddrinfo
+from threading import Thread
 from typing import Any
+from weakref import WeakSet
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import Engine, event, exc
+from sqlalchemy import Connection, Engine, ExceptionContext, event, exc, text
 
 from production import LOCK_TIMEOUT
 
@@ -19,30 +23,43 @@ TIMEOUTS = f"""
     WHERE current_setting(name) = '0'"""  # noqa: S608
 
 
+MISSING_RIGHTS = """
+    SELECT name FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS name
+    WHERE NOT has_table_privilege(to_regclass('users'), name)"""
+
+
 class PostgreSQL:
     """A database on one host, or on several of which one is the primary."""
 
     on_a_server = True
     readers, writers = 8, 4
-    begin_upgrade = (  # how a change of the tables begins
-        "BEGIN",
-        "SET LOCAL statement_timeout = 0",
-        "SELECT pg_advisory_xact_lock(7236589)",
-    )
 
-    def __init__(self, url: str) -> None:
-        """Take any URL of libpq. Raises ValueError if it cannot be read."""
+    def __init__(self, rest: str) -> None:
+        """Take what follows postgresql:// in any URL of libpq.
+
+        Raises ValueError if it cannot be read.
+        """
+        user, at, place = rest.partition("@")
+        # libpq would take a part of the password for the host, and print it.
+        ambiguous = at and ("/" in user or "@" in place.partition("?")[0])
         try:
-            read = conninfo_to_dict(url)
-        except psycopg.Error:  # whose message quotes what may be the password
-            sentence = "DATABASE_URL cannot be read: percent-encode its password"
-            raise ValueError(sentence) from None
+            read = {} if ambiguous else conninfo_to_dict(f"postgresql://{rest}")
+        except psycopg.Error as error:  # whose message quotes what may be the password
+            if "query parameter" in str(error):
+                sentence = "DATABASE_URL has a parameter that libpq does not know"
+                raise ValueError(sentence) from None
+            ambiguous = True
+        if ambiguous:
+            sentence = "write %40 for @, %2F for / and %25 for % in its password"
+            raise ValueError(f"DATABASE_URL cannot be read: {sentence}")
         defaults = {
             "connect_timeout": 2,  # seconds, for each host
             "tcp_user_timeout": 5000,  # milliseconds until a silent host is given up
         }
         # Behind a pooler, connections would share prepared statements.
         arguments = {**defaults, **read, "prepare_threshold": None}
+        self.connections: WeakSet[psycopg.Connection[Any]] = WeakSet()
+        self.looks: dict[str, tuple[Thread, float]] = {}
         self.options: dict[str, Any] = {
             "url": "postgresql+psycopg://",
             "connect_args": arguments,
@@ -52,8 +69,34 @@ class PostgreSQL:
         """Set up and check the connections. The driver begins transactions."""
         self.ping: Callable[[Any], bool] = engine.dialect.do_ping
         for each in (engine, read_engine):
-            event.listen(each, "connect", set_timeouts)
+            event.listen(each, "do_connect", self.look_up)
+            event.listen(each, "connect", self.set_up)
             event.listen(each, "checkout", self.check)
+            event.listen(each, "handle_error", hide_values)
+
+    def look_up(self, _: Any, __: Any, ___: Any, arguments: dict[str, Any]) -> None:
+        """See that the hosts have an address. All else in libpq has a time limit.
+
+        A look-up cannot be given up: so there is one for a name, however many wait.
+        """
+        for host in (arguments.get("host") or "").split(","):
+            if not host or host.startswith("/"):  # a socket of this machine
+                continue
+            look, end = self.looks.get(host, (None, 0.0))
+            if not (look and look.is_alive()):
+                look = Thread(target=resolve, args=[host], daemon=True)
+                end = time.monotonic() + float(arguments["connect_timeout"])
+                look.start()
+                self.looks[host] = look, end
+            look.join(max(0, end - time.monotonic()))
+            if look.is_alive():
+                raise psycopg.OperationalError(f"nobody says which address {host} has")
+
+    def set_up(self, connection: psycopg.Connection[Any], _: Any) -> None:
+        """Limit how long a statement waits for a lock, and how long it takes in all."""
+        self.connections.add(connection)
+        connection.execute(TIMEOUTS.encode())
+        connection.commit()
 
     def check(self, connection: Any, record: Any, _: Any) -> None:
         """Ask for a sign of life, unless the connection was taken a moment ago.
@@ -68,8 +111,50 @@ class PostgreSQL:
                 raise exc.InvalidatePoolError(str(error)) from error
         record.info["taken"] = now
 
+    def describe(self, connection: Connection) -> str:
+        """Name the database, for whoever is about to alter it."""
+        driver: Any = connection.connection.dbapi_connection
+        return f"{driver.info.dbname} on {driver.info.host}:{driver.info.port}"
 
-def set_timeouts(connection: psycopg.Connection[Any], _: Any) -> None:
-    """Limit how long a statement waits for a lock, and how long it takes in all."""
-    connection.execute(TIMEOUTS.encode())
-    connection.commit()
+    def missing_rights(self, connection: Connection) -> str:
+        """Name the rights on the table of users that the role has not."""
+        return ", ".join(connection.scalars(text(MISSING_RIGHTS)))
+
+    def cut(self) -> None:
+        """End what still waits for the server, which may be frozen."""
+        for connection in list(self.connections):
+            if not connection.closed:
+                with fromfd(connection.fileno(), AF_INET, SOCK_STREAM) as socket:
+                    socket.shutdown(SHUT_RDWR)
+
+    @contextmanager
+    def upgrading(self, connection: Connection, patient: bool) -> Iterator[None]:
+        """Change the tables in one transaction, after another one, however long.
+
+        Unless patient, give up after LOCK_TIMEOUT seconds. A step may take long, but
+        waits no longer for a table than a request, since requests wait behind it.
+        """
+        for statement in (
+            "RESET statement_timeout",  # for a step that has no transaction
+            "SET LOCAL statement_timeout = 0",
+            f"SET LOCAL lock_timeout = '{0 if patient else LOCK_TIMEOUT}s'",
+            "SELECT pg_advisory_xact_lock(7236589)",
+            f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'",
+        ):
+            connection.exec_driver_sql(statement)
+        yield
+
+
+def resolve(host: str) -> None:
+    """Look a name up. What is wrong with it, libpq says better."""
+    with suppress(OSError):
+        getaddrinfo(host, None)
+
+
+def hide_values(context: ExceptionContext) -> None:
+    """Keep the message without its DETAIL, which quotes what people sent."""
+    error, outer = context.original_exception, context.sqlalchemy_exception
+    if isinstance(error, psycopg.Error) and (message := error.diag.message_primary):
+        error.args = (message,)
+        if outer:
+            outer.args = (message,)

@@ -4,17 +4,30 @@ import asyncio
 import os
 import re
 import sqlite3
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-from sqlalchemy import URL, CompoundSelect, Connection, Engine, Select, event, exc
+from sqlalchemy import (
+    URL,
+    CompoundSelect,
+    Connection,
+    Engine,
+    Select,
+    Table,
+    event,
+    exc,
+)
 
 from production import LOCK_TIMEOUT
 
 READS = re.compile(r"\s*(SELECT|PRAGMA|WITH)\b", re.I)
 WRITES = re.compile(r"\s*WITH\b.*\b(INSERT|UPDATE|DELETE|REPLACE)\b", re.I | re.S)
+
+AUTOINCREMENT = """
+    SELECT name FROM sqlite_master WHERE name = ? AND sql LIKE '%AUTOINCREMENT%'"""
 
 
 class SQLite:
@@ -22,20 +35,17 @@ class SQLite:
 
     on_a_server = False
     readers, writers = 2, 1  # more readers would only wait for the interpreter
-    # How a change of the tables begins. WAL lets reads go on during a write; the file
-    # remembers it. SQLite alters a table by building another and dropping the first,
-    # which must not delete the rows that refer to it.
-    begin_upgrade = (
-        "PRAGMA journal_mode = WAL",
-        "PRAGMA foreign_keys = OFF",  # ignored inside a transaction
-        "BEGIN IMMEDIATE",
-    )
 
     def __init__(self, file: Path) -> None:
         """Take the path of the file, which need not exist yet."""
-        self.file, self.met = file.absolute(), False
+        self.file = file.absolute()
+        self.met = self.in_wal = False
         url = URL.create("sqlite", database=str(self.file))
         self.options: dict[str, Any] = {"url": url, "creator": self.connect}
+
+    def describe(self, _: Connection) -> str:
+        """Name the database, for whoever is about to alter it."""
+        return str(self.file)
 
     def prepare(self, engine: Engine, read_engine: Engine) -> None:
         """Check the connections; begin transactions on the first engine."""
@@ -43,6 +53,13 @@ class SQLite:
             event.listen(each, "checkout", self.check_file)
         event.listen(engine, "before_cursor_execute", begin_before_write)
         event.listen(engine, "reset", close_cursors)
+
+    def missing_rights(self, _: Connection) -> str:
+        """Name none: a file that may not be read or written says so by itself."""
+        return ""
+
+    def cut(self) -> None:
+        """Do nothing: whatever waits for a lock gives up by itself."""
 
     def connect(self) -> sqlite3.Connection:
         """Open the file. Make it the first time, readable by its owner alone."""
@@ -60,10 +77,11 @@ class SQLite:
         # FULL: what was committed survives a power cut.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        self.in_wal = False
         return connection
 
-    def check_file(self, _: Any, record: Any, __: Any) -> None:
-        """See before each use that the file is the one that was opened."""
+    def check_file(self, connection: Any, record: Any, _: Any) -> None:
+        """See before each use that the file is the one that was opened, in WAL mode."""
         try:
             found = os.stat(self.file)
         except OSError:
@@ -71,6 +89,66 @@ class SQLite:
         identity = found.st_ino, found.st_mode  # it may be read-only meanwhile
         if record.info.setdefault("file", identity) != identity:
             raise exc.InvalidatePoolError("the file was replaced, or its mode")
+        if not self.in_wal:
+            self.in_wal = use_wal(connection)
+
+    @contextmanager
+    def upgrading(self, connection: Connection, patient: bool) -> Iterator[None]:
+        """Change the tables in one transaction, after another one, however long.
+
+        Unless patient, give up after LOCK_TIMEOUT seconds.
+
+        SQLite alters a table by building another and dropping the first: that must
+        not delete the rows that refer to it, nor give an id again.
+        """
+        driver: Any = connection.connection.dbapi_connection
+        driver.execute("PRAGMA foreign_keys = OFF")  # ignored inside a transaction
+        while not driver.in_transaction:
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if not patient or error.sqlite_errorname != "SQLITE_BUSY":
+                    raise exc.OperationalError(
+                        "BEGIN IMMEDIATE", None, error
+                    ) from error
+
+        def never_reuses_ids(table: str) -> bool:
+            return driver.execute(AUTOINCREMENT, [table]).fetchone() is not None
+
+        def keep_autoincrement(_: Any, table: Table, __: Any) -> None:
+            kept = never_reuses_ids(table.name)
+            table.dialect_options["sqlite"]["autoincrement"] = kept
+
+        event.listen(Table, "column_reflect", keep_autoincrement)
+        before = last_ids(driver)
+        yield
+        event.remove(Table, "column_reflect", keep_autoincrement)
+        after = last_ids(driver)
+        for table, last in before.items():
+            if never_reuses_ids(table) and after.get(table, 0) < last:
+                driver.execute("DELETE FROM sqlite_sequence WHERE name = ?", [table])
+                driver.execute(
+                    "INSERT INTO sqlite_sequence VALUES (?, ?)", [table, last]
+                )
+
+
+def use_wal(connection: sqlite3.Connection) -> bool:
+    """Let reads go on during a write.
+
+    The file remembers it, but a backup made by VACUUM INTO does not.
+    """
+    with suppress(sqlite3.OperationalError):  # in use or read-only: the next one tries
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        return bool(mode == "wal")
+    return False
+
+
+def last_ids(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return the last id that each table with AUTOINCREMENT has given."""
+    tables = "SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'"
+    if not connection.execute(tables).fetchone():
+        return {}
+    return dict(connection.execute("SELECT name, seq FROM sqlite_sequence"))
 
 
 def begin_before_write(
@@ -85,11 +163,14 @@ def begin_before_write(
     reads = READS.match(sql) and not WRITES.match(sql)
     if reads or isinstance(context.invoked_statement, Select | CompoundSelect):
         connection.info.setdefault("cursors", WeakSet()).add(cursor)
-    elif not cursor.connection.in_transaction:
-        try:
-            take_lock(cursor)
-        except sqlite3.Error as error:
-            raise exc.OperationalError("BEGIN IMMEDIATE", None, error) from error
+        return
+    level = connection.get_execution_options().get("isolation_level")
+    if level == "AUTOCOMMIT" or cursor.connection.in_transaction:
+        return
+    try:
+        take_lock(cursor)
+    except sqlite3.Error as error:
+        raise exc.OperationalError("BEGIN IMMEDIATE", None, error) from error
 
 
 def take_lock(cursor: sqlite3.Cursor) -> None:
@@ -114,5 +195,6 @@ def close_cursors(_: Any, record: Any, __: Any) -> None:
 
     The connection would otherwise stay in its old snapshot, and could not write.
     """
-    for cursor in record.info.pop("cursors", ()):
+    cursors = record.info.pop("cursors", ()) if record else ()  # None: detached
+    for cursor in cursors:
         cursor.close()

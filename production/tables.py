@@ -1,5 +1,6 @@
 """Whether the database has the tables of this version, made by `migrations/`."""
 
+import re
 import threading
 from logging import getLogger
 from pathlib import Path
@@ -9,9 +10,11 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, inspect
+from sqlalchemy.exc import DBAPIError
 
-from models import Base
-from production.failures import NotReadyError
+from models import Base, User
+from production.dialects import dialect
+from production.failures import NotReadyError, reason_of
 
 alembic = Config(
     toml_file=Path(__file__).parent.with_name("pyproject.toml"),
@@ -38,17 +41,40 @@ def check(engine: Engine | Connection) -> None:
     """
     found, versions = look(engine)
     if not known | versions | (found - {"alembic_version"}):
-        with one_at_a_time:
-            upgrade(alembic, "head")
+        make()
         found, versions = look(engine)
-    if missing := known - found:
-        raise NotReadyError(f"tables are missing: {', '.join(missing)}")
-    if not versions:
+    if not versions and not known - found:
         raise NotReadyError("there are tables that `alembic upgrade head` did not make")
+    if missing := ({User.__tablename__} | known) - found:
+        raise NotReadyError(f"tables are missing: {', '.join(missing)}")
     if not versions <= {step.revision for step in steps.walk_revisions()}:
         if not known:
             logger = getLogger("uvicorn.error")
             logger.warning("The tables are newer than this service")
     elif versions != set(steps.get_heads()):
         raise NotReadyError("the tables are behind: run `alembic upgrade head`")
+    with engine.engine.connect() as connection:
+        if rights := dialect.missing_rights(connection):
+            raise NotReadyError(f"permission denied for table users ({rights})")
     known.update(found & set(Base.metadata.tables))
+
+
+def make() -> None:
+    """Make the tables. Raises NotReadyError if the database refuses."""
+    if not one_at_a_time.acquire(blocking=False):
+        raise NotReadyError("the tables are being made")
+    try:
+        upgrade(alembic, "head")
+    except DBAPIError as error:
+        reason = reason_of(error)
+        raise NotReadyError(f"the tables cannot be made: {reason}") from error
+    finally:
+        one_at_a_time.release()
+
+
+def was_away(error: Exception) -> bool:
+    """Tell whether a statement did not find a table that was there before."""
+    driver = getattr(error, "orig", None)
+    undefined = getattr(driver, "sqlstate", None) == "42P01"
+    missing = undefined or "no such table" in str(driver)
+    return missing and not known.isdisjoint(re.findall(r"\w+", str(driver)))

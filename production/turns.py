@@ -137,8 +137,10 @@ def one_turn(
                         await check_tables(db)
                     yield db
                 except Exception as error:
-                    if is_mistake(error):  # the tables may be gone: then no mistake
+                    if is_mistake(error):  # unless the tables are behind, or were away
                         await check_tables(db)
+                        if tables.was_away(error):
+                            raise NotReadyError("a table was away") from error
                     raise
                 finally:
                     if is_on_a_server(db):

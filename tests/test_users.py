@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy
 
 from conftest import StartService
-from helpers import ADA, GRACE, add, add_many, connect, reason_not_to_start, refused
+from helpers import ADA, GRACE, add, add_many, connect, refused
 
 MAX_ID = 2**53 - 1
 
@@ -538,20 +538,3 @@ def test_a_new_sqlite_file_is_readable_by_its_owner_alone(
         modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
 
     assert modes == dict.fromkeys(["private.db", "private.db-wal", "private.db-shm"], 0o600)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("url", "reason"),
-    [
-        ("sqlite://", "must have the path of a file"),
-        ("sqlite:///:memory:", "must have the path of a file"),
-        ("mysql://localhost/users", "must start with sqlite: or postgresql:"),
-    ],
-)
-def test_a_database_url_that_cannot_be_served_stops_the_start_with_the_reason(
-    url: str, reason: str
-) -> None:
-    said = reason_not_to_start(DATABASE_URL=url)
-
-    assert said.splitlines()[-1].startswith(f"ValueError: DATABASE_URL {reason}")
