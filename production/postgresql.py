@@ -21,8 +21,6 @@ TIMEOUTS = f"""
     FROM (VALUES ('lock_timeout', {LOCK_TIMEOUT}),
         ('statement_timeout', {LOCK_TIMEOUT + 1})) AS timeouts (name, seconds)
     WHERE current_setting(name) = '0'"""  # noqa: S608
-
-
 MISSING_RIGHTS = """
     SELECT name FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS name
     WHERE NOT has_table_privilege(to_regclass('users'), name)"""
@@ -39,25 +37,12 @@ class PostgreSQL:
 
         Raises ValueError if it cannot be read.
         """
-        user, at, place = rest.partition("@")
-        # libpq would take a part of the password for the host, and print it.
-        ambiguous = at and ("/" in user or "@" in place.partition("?")[0])
-        try:
-            read = {} if ambiguous else conninfo_to_dict(f"postgresql://{rest}")
-        except psycopg.Error as error:  # whose message quotes what may be the password
-            if "query parameter" in str(error):
-                sentence = "DATABASE_URL has a parameter that libpq does not know"
-                raise ValueError(sentence) from None
-            ambiguous = True
-        if ambiguous:
-            sentence = "write %40 for @, %2F for / and %25 for % in its password"
-            raise ValueError(f"DATABASE_URL cannot be read: {sentence}")
         defaults = {
             "connect_timeout": 2,  # seconds, for each host
             "tcp_user_timeout": 5000,  # milliseconds until a silent host is given up
         }
         # Behind a pooler, connections would share prepared statements.
-        arguments = {**defaults, **read, "prepare_threshold": None}
+        arguments = {**defaults, **read_url(rest), "prepare_threshold": None}
         self.connections: WeakSet[psycopg.Connection[Any]] = WeakSet()
         self.looks: dict[str, tuple[Thread, float]] = {}
         self.options: dict[str, Any] = {
@@ -123,8 +108,9 @@ class PostgreSQL:
     def cut(self) -> None:
         """End what still waits for the server, which may be frozen."""
         for connection in list(self.connections):
-            if not connection.closed:
-                with fromfd(connection.fileno(), AF_INET, SOCK_STREAM) as socket:
+            with suppress(OSError, psycopg.Error):  # it is closed already
+                socket = fromfd(connection.fileno(), AF_INET, SOCK_STREAM)
+                with socket:
                     socket.shutdown(SHUT_RDWR)
 
     @contextmanager
@@ -143,6 +129,23 @@ class PostgreSQL:
         ):
             connection.exec_driver_sql(statement)
         yield
+
+
+def read_url(rest: str) -> dict[str, Any]:
+    """Return libpq's parameters. No refusal quotes what may be a part of the password.
+
+    libpq would take what follows a raw @ or / in it for the host, and print that.
+    """
+    user, at, place = rest.partition("@")
+    if not at or not ("/" in user or "@" in place.partition("?")[0]):
+        try:
+            return conninfo_to_dict(f"postgresql://{rest}")
+        except psycopg.Error as error:
+            if "query parameter" in str(error):
+                sentence = "DATABASE_URL has a parameter that libpq does not know"
+                raise ValueError(sentence) from None
+    sentence = "write %40 for @, %2F for / and %25 for % in its password"
+    raise ValueError(f"DATABASE_URL cannot be read: {sentence}")
 
 
 def resolve(host: str) -> None:

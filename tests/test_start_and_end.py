@@ -57,8 +57,9 @@ def ask_and_wait(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_sigterm_ends_the_service_in_time_though_postgresql_is_frozen(
-    start: StartService, postgres: Postgres, workers: int
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_the_service_ends_in_time_when_told_to_though_postgresql_is_frozen(
+    start: StartService, postgres: Postgres, stop: signal.Signals, workers: int
 ) -> None:
     options = (f"--workers={workers}", "--timeout-graceful-shutdown=10")
     service = start(postgres.url(), *options)
@@ -73,7 +74,7 @@ def test_sigterm_ends_the_service_in_time_though_postgresql_is_frozen(
             time.sleep(1)
 
             began = time.monotonic()
-            service.stop()
+            service.stop(stop)
 
             assert time.monotonic() - began < END
     for request in requests:
