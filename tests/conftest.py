@@ -20,17 +20,24 @@ import psycopg
 import pytest
 import sqlalchemy
 
-from postgres import Postgres, site_packages
+from postgres import Postgres, accepts, site_packages
 
 pytest.register_assert_rewrite("helpers")
 ROOT = Path(__file__).parent.parent
+database_numbers = itertools.count(1)
 
 
 def pytest_report_header() -> list[str]:
     return [
-        "a quarter of an hour on two cores; with -m 'not slow', less than a minute",
+        "four minutes on two cores with -n 4; with -m 'not slow', less than half a minute",
         "needs tests/requirements.txt; some tests need Chromium, nginx or PgBouncer",
     ]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow tests: of several workers, none should get a long one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 class Service:
@@ -52,12 +59,14 @@ class Service:
             )
 
     def wait(self, seconds: float = 30) -> httpx.Client:
-        """Return a client of the service as soon as it listens."""
+        """Return a client of the service as soon as it accepts a connection."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if found := re.search(r"running on (http://\S+)", self.log.read_text()):
+            log = self.log.read_text()
+            found = re.search(r"running on (http://\S+:(\d+))", log)
+            # A process that serves says that it has started just before it listens.
+            if found and "Application startup complete" in log and accepts(int(found[2])):
                 self.url = found[1]
-            if "Application startup complete" in self.log.read_text() and found:
                 return self.client()
             assert self.process.poll() is None, self.log.read_text()
             time.sleep(0.02)
@@ -162,14 +171,13 @@ def create_database(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[], str]:
     """Make an empty database and return its URL. What needs it runs on both databases."""
-    numbers = itertools.count(1)
     if request.param == "sqlite":
         directory = tmp_path_factory.mktemp("sqlite")
-        return lambda: f"sqlite:///{directory}/{next(numbers)}.db"
+        return lambda: f"sqlite:///{directory}/{next(database_numbers)}.db"
     server: Postgres = request.getfixturevalue("shared_postgres")
 
     def create() -> str:
-        name = f"test{next(numbers)}"
+        name = f"test{next(database_numbers)}"
         with psycopg.connect(server.url(), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}".encode())
         return server.url(name)
@@ -184,10 +192,11 @@ def shared_url(create_database: Callable[[], str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def shared_service(_start: StartService, shared_url: str) -> Service:
+def shared_service(_start: StartService, shared_url: str) -> Iterator[Service]:
     service = _start(shared_url)
     service.wait().close()
-    return service
+    yield service
+    service.kill()
 
 
 @pytest.fixture
@@ -243,12 +252,16 @@ def python(new_database: str) -> Callable[[str], str]:
     return run
 
 
+def copy_project(directory: Path) -> Path:
+    """Copy the project to this directory, as a fresh clone would be, and return it."""
+    ignore = shutil.ignore_patterns(".*", "__pycache__", "users.db*")
+    return shutil.copytree(ROOT, directory, ignore=ignore, dirs_exist_ok=True)
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of the project, as a fresh clone would be, for a test that changes it."""
-    ignore = shutil.ignore_patterns(".*", "__pycache__", "users.db*")
-    shutil.copytree(ROOT, tmp_path, ignore=ignore, dirs_exist_ok=True)
-    return tmp_path
+    """A copy of the project for a test that changes it."""
+    return copy_project(tmp_path)
 
 
 @pytest.fixture

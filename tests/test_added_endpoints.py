@@ -4,13 +4,14 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
-from conftest import Service, StartService
+from conftest import Service, StartService, copy_project
 from helpers import (
     ADA,
     GRACE,
@@ -48,9 +49,20 @@ def read_photos(db: Session = Depends(get_db)):
     photos = db.query(Photo).all()
     return photos
 """
-ROUTER = LESSON_6.replace(
-    "@app", "from fastapi import APIRouter\n\nrouter = APIRouter()\n\n\n@router"
-).replace("    return photos", "    return photos\n\n\napp.include_router(router)")
+ROUTER = """
+from fastapi import APIRouter
+
+router = APIRouter(prefix="/routed")
+
+
+@router.get("/photos/")
+def read_routed_photos(db: Session = Depends(get_db)):
+    photos = db.query(Photo).all()
+    return photos
+
+
+app.include_router(router)
+"""
 PHOTOS = [
     {"id": 1, "title": "Sunrise", "version": 1},
     {"id": 2, "title": "Sunset", "version": 1},
@@ -73,8 +85,8 @@ UPDATE_STATEMENT = """
 from sqlalchemy import update
 
 
-@app.post("/rename/{user_id}")
-def rename(user_id: int, name: str, db: Session = Depends(get_db)):
+@app.post("/update/{user_id}")
+def update_name(user_id: int, name: str, db: Session = Depends(get_db)):
     db.execute(update(User).where(User.id == user_id).values(name=name))
     db.commit()
 """
@@ -121,6 +133,42 @@ def add_photos(project: Path, url: str, endpoint: str) -> None:
     sql(url, *(f"INSERT INTO photos (title) VALUES ('{photo['title']}')" for photo in PHOTOS))
 
 
+@pytest.fixture(scope="module")
+def added_url(create_database: Callable[[], str]) -> str:
+    """The database of the service that most of these tests share."""
+    return create_database()
+
+
+@pytest.fixture(scope="module")
+def added(
+    _start: StartService, added_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """A service with endpoints that change users, and with endpoints that fail."""
+    project = copy_project(tmp_path_factory.mktemp("added"))
+    append(project / "models.py", PHOTO)  # with no step that makes its table
+    append(project / "main.py", ORM_WRITE + UPDATE_STATEMENT + MISTAKEN + HALF_WAY)
+    service = _start(added_url, cwd=project)
+    service.wait().close()
+    yield service
+    service.kill()
+
+
+@pytest.fixture
+def mistaken(added: Service, added_url: str) -> Service:
+    """That service without users, for a test that makes it print tracebacks."""
+    sql(added_url, "DELETE FROM users")
+    return added
+
+
+@pytest.fixture
+def client(mistaken: Service) -> Iterator[httpx.Client]:
+    """A client of that service for a test in which it prints no traceback."""
+    seen = len(mistaken.log.read_text())
+    with mistaken.client() as client:
+        yield client
+    assert "Traceback" not in (log := mistaken.log.read_text()[seen:]), log
+
+
 @pytest.fixture
 def start_mistaken(_start: StartService) -> Iterator[StartService]:
     """Start services that print tracebacks, as they should for a mistake in the code."""
@@ -141,34 +189,32 @@ def assert_mistake(answer: httpx.Response) -> None:
     assert "retry-after" not in answer.headers
 
 
-@pytest.mark.parametrize("endpoint", [LESSON_6, ROUTER], ids=["app", "router"])
 def test_an_endpoint_as_in_lesson_6_answers_everybody_or_those_with_the_token(
-    start: StartService,
-    new_database: str,
-    project: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    endpoint: str,
+    start: StartService, new_database: str, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add_photos(project, new_database, endpoint)
+    add_photos(project, new_database, LESSON_6 + ROUTER)
+    addresses = ["/photos/", "/routed/photos/"]
 
     with start(new_database, cwd=project).wait() as client:
-        answers = at_once([partial(client.get, "/photos/")] * 40)
-        head = client.head("/photos/")
+        for address in addresses:
+            answers = at_once([partial(client.get, address)] * 40)
+            head = client.head(address)
 
-    assert [answer.status_code for answer in answers] == [200] * 40
-    assert all(answer.json() == PHOTOS for answer in answers)
-    assert (head.status_code, head.content) == (200, b"")
-    assert int(head.headers["content-length"]) == len(answers[0].content)
+            assert [answer.status_code for answer in answers] == [200] * 40
+            assert all(answer.json() == PHOTOS for answer in answers)
+            assert (head.status_code, head.content) == (200, b"")
+            assert int(head.headers["content-length"]) == len(answers[0].content)
 
     monkeypatch.setenv("API_TOKEN", "secret")
     with start(new_database, cwd=project).wait() as client:
-        refused = [client.get("/photos/"), client.head("/photos/")]
-        wrong = client.get("/photos/", headers={"Authorization": "Bearer wrong"})
-        allowed = client.get("/photos/", headers={"Authorization": "Bearer secret"})
+        for address in addresses:
+            refused = [client.get(address), client.head(address)]
+            wrong = client.get(address, headers={"Authorization": "Bearer wrong"})
+            allowed = client.get(address, headers={"Authorization": "Bearer secret"})
 
-    assert [answer.status_code for answer in [*refused, wrong]] == [401] * 3
-    assert wrong.headers["www-authenticate"] == "Bearer"
-    assert allowed.json() == PHOTOS
+            assert [answer.status_code for answer in [*refused, wrong]] == [401] * 3
+            assert wrong.headers["www-authenticate"] == "Bearer"
+            assert allowed.json() == PHOTOS
 
 
 def test_an_endpoint_as_in_lesson_6_says_503_while_the_database_is_away(
@@ -187,88 +233,82 @@ def test_an_endpoint_as_in_lesson_6_says_503_while_the_database_is_away(
     assert before.json() == again.json() == PHOTOS
 
 
-@pytest.mark.parametrize("endpoint", [ORM_WRITE, UPDATE_STATEMENT], ids=["orm", "update"])
+@pytest.mark.parametrize("endpoint", ["rename", "update"])
 def test_a_change_by_an_added_endpoint_gives_the_user_a_new_tag(
-    start: StartService, new_database: str, project: Path, endpoint: str
+    client: httpx.Client, endpoint: str
 ) -> None:
-    append(project / "main.py", endpoint)
-    with start(new_database, cwd=project).wait() as client:
-        created = add(client, ADA)
+    created = add(client, ADA)
+    address = created.headers["location"]
 
-        renamed = client.post("/rename/1?name=Renamed")
+    renamed = client.post(f"/{endpoint}/{created.json()['id']}?name=Renamed")
 
-        assert renamed.status_code == 200
-        read = client.get("/users/1")
-        assert read.json()["name"] == "Renamed"
-        assert read.headers["etag"] != created.headers["etag"]
-        stale = {"If-Match": created.headers["etag"]}
-        assert client.patch("/users/1", json={"name": "X"}, headers=stale).status_code == 412
+    assert renamed.status_code == 200
+    read = client.get(address)
+    assert read.json()["name"] == "Renamed"
+    assert read.headers["etag"] != created.headers["etag"]
+    stale = {"If-Match": created.headers["etag"]}
+    assert client.patch(address, json={"name": "X"}, headers=stale).status_code == 412
 
 
 @pytest.mark.parametrize("other", ["the same service", "another process"])
 def test_an_added_endpoint_cannot_overwrite_what_changed_after_it_read(
-    start: StartService, new_database: str, project: Path, other: str
+    client: httpx.Client, start: StartService, added_url: str, other: str
 ) -> None:
-    append(project / "main.py", ORM_WRITE)
-    with (
-        start(new_database, cwd=project).wait() as client,
-        start(new_database).wait() as another,
-        ThreadPoolExecutor() as pool,
-    ):
-        second = another if other == "another process" else client
-        add(client, ADA)
-        slow = pool.submit(client.post, "/rename/1?name=Slow&seconds=1.5")
+    with ExitStack() as stack, ThreadPoolExecutor() as pool:
+        second = client
+        if other == "another process":
+            second = stack.enter_context(start(added_url).wait())
+        ada = add(client, ADA)
+        address = ada.headers["location"]
+        slow = pool.submit(client.post, f"/rename/{ada.json()['id']}?name=Slow&seconds=1.5")
         time.sleep(0.5)
 
         began = time.monotonic()
-        change = second.patch("/users/1", json={"email": "new@example.com"})
+        change = second.patch(address, json={"email": "new@example.com"})
         took = time.monotonic() - began
 
         assert change.status_code == 200
-        kept = client.get("/users/1")
-        if new_database.startswith("sqlite") and second is client:
+        kept = client.get(address)
+        if added_url.startswith("sqlite") and second is client:
             # One writer at a time: the second one waits for its turn.
             assert slow.result().status_code == 200
             assert took > 0.5
-            assert kept.json() == {"id": 1, "name": "Slow", "email": "new@example.com"}
+            assert kept.json() == ada.json() | {"name": "Slow", "email": "new@example.com"}
             assert kept.headers["etag"] == '"3"'
         else:
             assert slow.result().status_code == 409
             assert slow.result().json()["detail"]
-            assert kept.json() == {"id": 1, **ADA, "email": "new@example.com"}
+            assert kept.json() == ada.json() | {"email": "new@example.com"}
             assert kept.headers["etag"] == '"2"'
 
 
 def test_many_added_writes_at_once_are_200_or_409_and_each_200_is_counted(
-    start: StartService, new_database: str, project: Path
+    client: httpx.Client,
 ) -> None:
-    append(project / "main.py", ORM_WRITE)
-    with start(new_database, cwd=project).wait() as client:
-        add(client, ADA)
+    ada = add(client, ADA)
+    rename = f"/rename/{ada.json()['id']}?seconds=0.05&name="
 
-        writes = [partial(client.post, f"/rename/1?name={n}&seconds=0.05") for n in range(24)]
-        statuses = [answer.status_code for answer in at_once(writes)]
+    writes = [partial(client.post, f"{rename}{n}") for n in range(24)]
+    statuses = [answer.status_code for answer in at_once(writes)]
 
-        assert set(statuses) <= {200, 409}
-        assert client.get("/users/1").headers["etag"] == f'"{1 + statuses.count(200)}"'
+    assert set(statuses) <= {200, 409}
+    read = client.get(ada.headers["location"])
+    assert read.headers["etag"] == f'"{1 + statuses.count(200)}"'
 
 
 def test_a_mistake_in_an_added_endpoint_is_500_with_its_traceback_and_disturbs_nobody(
-    start_mistaken: StartService, new_database: str, project: Path
+    mistaken: Service,
 ) -> None:
-    append(project / "models.py", PHOTO)  # with no step that makes its table
-    append(project / "main.py", MISTAKEN)
-    service = start_mistaken(new_database, cwd=project)
-    with service.wait() as client:
+    with mistaken.client() as client:
         for name, (_, telling) in MISTAKES.items():
-            seen = len(service.log.read_text())
+            seen = len(mistaken.log.read_text())
 
             asks = [partial(client.request, method, f"/mistakes/{name}") for method in METHODS]
             answers = at_once(asks * 10)  # more of each than there are connections
 
             for answer in answers:
                 assert_mistake(answer)
-            log = logged(service.log, "Exception in ASGI application", seen, times=len(answers))
+            log = logged(mistaken.log, "Exception in ASGI application", seen, times=len(answers))
             assert re.search(telling, log)
             assert "secret@example.com" not in log  # which PostgreSQL adds as DETAIL
             assert client.get("/users").json() == []
@@ -300,13 +340,14 @@ def test_a_misspelt_column_in_the_models_is_500_and_not_503(
 
 
 def test_an_added_endpoint_that_fails_half_way_stores_nothing(
-    start_mistaken: StartService, new_database: str, project: Path
+    mistaken: Service,
 ) -> None:
-    append(project / "main.py", HALF_WAY)
-    with start_mistaken(new_database, cwd=project).wait() as client:
+    seen = len(mistaken.log.read_text())
+    with mistaken.client() as client:
         for _ in range(15):  # more often than there are connections
             assert_mistake(client.post("/half-way"))
 
+        logged(mistaken.log, "Exception in ASGI application", seen, times=15)
         assert client.get("/users").json() == []
         assert add(client, ADA | {"email": "ghost@example.com"}).headers["etag"] == '"1"'
 
