@@ -33,6 +33,7 @@ from helpers import (
     refused,
     slow_readers,
 )
+from production import LOCK_TIMEOUT
 from schemas import UserRead
 
 DIGITS = b"9" * 5000
@@ -468,7 +469,7 @@ def test_clients_with_half_a_body_disturb_nobody_and_the_service_can_be_stopped(
 @pytest.mark.slow
 def test_a_slow_body_is_not_taken_for_a_busy_database(client: httpx.Client) -> None:
     with half_a_post(client) as slow:
-        time.sleep(4.4)  # longer than a request waits for its turn
+        time.sleep(LOCK_TIMEOUT + 0.4)  # longer than a request waits for its turn
         slow.sendall(BODY[BODY_SENT:])
 
         assert slow.recv(4096).startswith(b"HTTP/1.1 201 ")

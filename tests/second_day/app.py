@@ -28,6 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from database import SessionLocal, get_db
 from main import app
 from models import User
+from production import LOCK_TIMEOUT
 from production.door import OPEN
 from second_day.photos import router
 from second_day.visits import Visit
@@ -235,7 +236,7 @@ def report(tasks: BackgroundTasks) -> None:
         with SessionLocal() as db:
             db.query(User).count()
             db.execute(text("SELECT count(*) FROM users")).scalar()
-            time.sleep(6)
+            time.sleep(LOCK_TIMEOUT + 2)  # longer than a writer would wait
             db.query(User).count()
 
     tasks.add_task(job)
