@@ -23,7 +23,8 @@ import sqlalchemy
 
 from conftest import ROOT, StartService
 from helpers import ADA, GRACE, add, sql, wait_until
-from postgres import Postgres, free_port
+from postgres import Postgres, accepts, free_port
+from production import LOCK_TIMEOUT
 
 README, FRENCH, LESSONS = "README.md", "README.fr.md", "docs/lessons.md"
 OPERATIONS, RECIPE = "docs/operations.md", "docs/another-resource.md"
@@ -136,6 +137,7 @@ def running(block: str, directory: Path, **more: str) -> Iterator[tuple[httpx.Cl
         try:
             assert_printed("Uvicorn running on", log, seconds=300)
             assert_printed("Application startup complete", log)
+            wait_until(lambda: accepts(port), lambda: "".join(log))
             yield client, log
         finally:
             os.killpg(shell.pid, signal.SIGINT)  # as Ctrl+C does
@@ -328,7 +330,8 @@ def test_a_broken_lesson_is_seen_by_its_test(installed: Path, number: int) -> No
     (test,) = commands(LESSONS, "How to try them")
     edit(installed, *BREAKS[number - 1])
 
-    said = run(test.replace("lesson_3", f"lesson_{number}"), installed, status=1)
+    command = test.replace("lesson_3", f"lesson_{number}")
+    said = run(command, installed, status=1, PYTEST_ADDOPTS="--exitfirst")
 
     assert re.search(rf"^FAILED tests/test_lessons.py::test_lesson_{number}_", said, re.M), said
 
@@ -363,7 +366,7 @@ def test_a_role_gets_the_limits_of_time_that_a_pooler_cannot_keep(
             for name in ("lock_timeout", "statement_timeout")
         ]
 
-    assert limits == [("4s",), ("5s",)]
+    assert limits == [(f"{LOCK_TIMEOUT}s",), (f"{LOCK_TIMEOUT + 1}s",)]
 
 
 @pytest.mark.slow
@@ -573,6 +576,6 @@ def test_another_resource_is_made_in_four_steps(
 def test_another_resource_leaves_the_gate_green(installed: Path) -> None:
     follow_the_recipe(installed, url="")
 
-    contract = "pytest -k 'not postgresql' tests/test_users.py tests/test_docs.py"
+    contract = "pytest -x -k 'not postgresql' tests/test_users.py tests/test_docs.py"
     for check in ("ruff check .", "ruff format --check .", "mypy .", contract):
         run(f".venv/bin/{check}", installed)
