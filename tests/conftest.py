@@ -35,9 +35,10 @@ def pytest_report_header() -> list[str]:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the slow tests: of several workers, none should get a long one at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    if hasattr(config, "workerinput"):  # this is one of pytest-xdist's workers
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 class Service:
