@@ -68,7 +68,8 @@ def test_a_read_is_one_round_trip_and_a_create_three(
             (partial(client.delete, address), "BEGIN DELETE ROLLBACK BEGIN SELECT ROLLBACK"),
         ]
         for ask, expected in steps:
-            read()  # so that the connection was used a moment ago
+            read()  # so that the connections, for reads and writes, were used a moment ago
+            client.delete("/users/999")
             since = len(postgres.log())
 
             ask()
