@@ -136,7 +136,7 @@ def running(block: str, directory: Path, **more: str) -> Iterator[tuple[httpx.Cl
         reader.start()
         try:
             assert_printed("Uvicorn running on", log, seconds=300)
-            assert_printed("Application startup complete", log)
+            assert_printed("Application startup complete", log, seconds=60)
             wait_until(lambda: accepts(port), lambda: "".join(log))
             yield client, log
         finally:
