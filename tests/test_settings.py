@@ -5,7 +5,6 @@ import re
 import socket
 import subprocess
 import sys
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from helpers import (
     until_served,
     wait_until,
 )
-from postgres import Postgres, free_port
+from postgres import Postgres, accepts, free_port
 from production.dialects import choose
 
 PASSWORD = "write %40 for @, %2F for / and %25 for % in its password"
@@ -174,7 +173,7 @@ def test_a_host_whose_name_nobody_resolves_is_503_within_five_seconds_for_everyb
         server.bind(("127.0.0.153", 53))  # and never answers
         with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
             client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, verify=False)
-            wait_until(lambda: listens(port), lambda: "not up")
+            wait_until(lambda: accepts(port), lambda: "not up")
             for count in (1, 30, 30):
                 answers = at_once([partial(client.get, "/users")] * count)
 
@@ -183,10 +182,3 @@ def test_a_host_whose_name_nobody_resolves_is_503_within_five_seconds_for_everyb
                     assert answer.elapsed.total_seconds() < 5
             process.terminate()
             process.wait(15)
-
-
-def listens(port: int) -> bool:
-    """Tell whether a service listens on this port."""
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-        return True
-    return False
