@@ -14,8 +14,7 @@ from sqlalchemy.orm import Session
 
 from database import engine, get_db, one_select, read_engine
 from models import User
-from production import tables
-from production.answers import ABOUT, EVERYWHERE, PAGE, docs
+from production import answers, tables
 from production.door import Door
 from production.failures import HANDLERS, is_taken
 from production.lifespan import lifespan
@@ -29,21 +28,17 @@ app = FastAPIOffline(
     lifespan=lifespan,
     redirect_slashes=False,  # which would repeat whatever Host is claimed
     exception_handlers=HANDLERS,
-    responses=EVERYWHERE,
-    **ABOUT,
+    **answers.ABOUT,
 )
 app.add_middleware(Door)
 
 
-@app.get("/users", **docs("List users", ok=PAGE))
+@app.get("/users", **answers.LIST)
 @app.get("/users/", include_in_schema=False)
 def read_users(
     query: Annotated[UserQuery, Query()], db: Session = Depends(get_db)
 ) -> Response:
-    """List users by their ids, a page at a time.
-
-    While there are more, `Link` (RFC 8288) has the address of the next page.
-    """
+    """List users by their ids, a page at a time. `Link` has the next page."""
     values = query.model_dump()
     statement = users(*values)
     page, last = db.execute(statement, values, bind_arguments=one_select(db)).one()
@@ -54,16 +49,12 @@ def read_users(
     return Response(page, headers=headers, media_type="application/json")
 
 
-@app.post("/users", status_code=201, **docs("Add a user", 201, 400, 409, 415))
+@app.post("/users", status_code=201, **answers.CREATE)
 @app.post("/users/", include_in_schema=False)
 def create_user(
     new: UserCreate, request: Request, db: Session = Depends(get_db)
 ) -> Response:
-    """Add a user. `Location` has its address, and `ETag` its version.
-
-    If the e-mail is taken, `Location` has the user that has it: a client that lost
-    the answer can send the same request again.
-    """
+    """Add a user. `Location` has its address, and `ETag` its version."""
     values = {COLUMN[name].key: value for name, value in new.model_dump().items()}
     with unique_email(new.email, request, db):
         user = db.execute(NEW_USER, values).one()
@@ -72,7 +63,7 @@ def create_user(
     return user_response(user, 201, Location=f"{root}/users/{user.id}")
 
 
-@app.get("/users/{user_id}", **docs("Get a user", 200, 304, 404))
+@app.get("/users/{user_id}", **answers.READ)
 def read_user(
     user_id: UserId, if_none_match: Tags = None, db: Session = Depends(get_db)
 ) -> Response:
@@ -86,7 +77,7 @@ def read_user(
     return user_response(user)
 
 
-@app.patch("/users/{user_id}", **docs("Change a user", 200, 400, 404, 409, 412, 415))
+@app.patch("/users/{user_id}", **answers.UPDATE)
 def update_user(
     user_id: UserId,
     change: UserUpdate,
@@ -111,7 +102,7 @@ def update_user(
     return user_response(user)
 
 
-@app.delete("/users/{user_id}", status_code=204, **docs("Delete a user", 404, 412))
+@app.delete("/users/{user_id}", status_code=204, **answers.DELETE)
 def delete_user(
     user_id: UserId, if_match: Tags = None, db: Session = Depends(get_db)
 ) -> None:
@@ -122,7 +113,7 @@ def delete_user(
     db.commit()
 
 
-@app.get("/health", tags=["health"], summary="Check the service", operation_id="health")
+@app.get("/health", **answers.HEALTH)
 def read_health(db: Session = Depends(get_db)) -> dict[str, str]:
     """Tell whether the database answers, with the tables of this version."""
     if db.bind is engine:

@@ -1,10 +1,10 @@
 """What a caller may send, and what it gets back."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from email_validator import EmailNotValidError, validate_email
-from pydantic import MISSING, BaseModel, ConfigDict, Field
+from pydantic import MISSING, BaseModel, ConfigDict, Field, model_validator
 from pydantic.functional_validators import AfterValidator, BeforeValidator
 from pydantic.json_schema import WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -56,13 +56,26 @@ Email = Annotated[
     ),
 ]
 Digits = Annotated[int, BeforeValidator(only_digits)]
-UserId = Annotated[int, Field(ge=1, le=MAX_ID), BeforeValidator(only_digits)]
+UserId = Annotated[
+    int,
+    Field(ge=1, le=MAX_ID, json_schema_extra={"example": 1}),  # /docs fills it in
+    BeforeValidator(only_digits),
+]
 
 
 class Strict(BaseModel):
     """What comes in: blanks around a text are dropped, unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def name_the_known(cls, sent: Any) -> Any:
+        """Refuse what is unknown, and say what is known: its own name may be secret."""
+        if isinstance(sent, dict) and not sent.keys() <= cls.model_fields.keys():
+            known = {"known": ", ".join(cls.model_fields)}
+            raise PydanticCustomError("unknown", "Only these are known: {known}", known)
+        return sent
 
 
 class UserQuery(Strict):
@@ -84,6 +97,8 @@ class UserCreate(Strict):
 
 class UserUpdate(Strict):
     """A change of a user: what is left out stays as it is."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "Ada King"}]})
 
     name: Name | MISSING = MISSING
     email: Email | MISSING = MISSING

@@ -11,7 +11,7 @@ from sqlalchemy import exc
 
 from database import engine, get_db, read_engine
 from production import LOCK_TIMEOUT, tables
-from production.answers import declare_token
+from production.answers import complete
 from production.dialects import dialect
 from production.door import API_TOKEN
 from production.failures import NotReadyError, reason_of
@@ -32,7 +32,7 @@ def make_tables(app: FastAPI) -> None:
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Make the tables before the first request, and close the pools after the last."""
-    declare_token(app.openapi())
+    complete(app.openapi())
     if not API_TOKEN:
         logger.warning(
             "API_TOKEN is not set: whoever reaches this port may change the users"

@@ -142,6 +142,19 @@ def test_the_token_is_documented_so_that_docs_can_authorize(
     assert "401" not in open_document["paths"]["/users"]["get"]["responses"]
 
 
+def test_a_wrong_token_is_told_from_a_missing_one_as_documented(owner: httpx.Client) -> None:
+    answers = owner.get("/openapi.json").json()["paths"]["/users"]["get"]["responses"]
+    examples = answers["401"]["content"]["application/json"]["examples"]
+
+    with stranger(owner) as client:
+        missing = client.get("/users")
+        wrong = client.get("/users", headers={"Authorization": f"Bearer {TOKEN}x"})
+
+    assert missing.json() == examples["missing"]["value"]
+    assert wrong.json() == examples["wrong"]["value"]
+    assert missing.json() != wrong.json()
+
+
 def test_the_token_is_never_logged(owner: httpx.Client, service: Service) -> None:
     add(owner, ADA)
     with stranger(owner, Authorization=f"Bearer {TOKEN}x") as client:
