@@ -87,7 +87,8 @@ class SQLite:
         except OSError:
             raise sqlite3.OperationalError("unable to open database file") from None
         identity = found.st_ino, found.st_mode  # it may be read-only meanwhile
-        if record.info.setdefault("file", identity) != identity:
+        replaced = record.info.setdefault("file", identity) != identity
+        if replaced:
             raise exc.InvalidatePoolError("the file was replaced, or its mode")
         if not self.in_wal:
             self.in_wal = use_wal(connection)

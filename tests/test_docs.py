@@ -58,15 +58,14 @@ def test_ids_and_changes_have_examples_of_their_own(client: httpx.Client) -> Non
 
 
 def test_every_answer_and_header_is_described(client: httpx.Client) -> None:
-    for path, operations in client.get("/openapi.json").json()["paths"].items():
-        for method, operation in operations.items():
-            for status, answer in operation["responses"].items():
-                where = method, path, status
-                assert answer["description"] not in ("Successful Response", "Validation Error"), (
-                    where
-                )
-                for header in answer.get("headers", {}).values():
-                    assert header["description"], where
+    paths = client.get("/openapi.json").json()["paths"]
+
+    for path, method in OPERATIONS:
+        for status, answer in paths[path][method]["responses"].items():
+            where = method, path, status
+            assert answer["description"] not in ("Successful Response", "Validation Error"), where
+            for header in answer.get("headers", {}).values():
+                assert header["description"], where
 
 
 def test_only_what_takes_a_body_says_something_about_it(client: httpx.Client) -> None:

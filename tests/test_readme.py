@@ -37,6 +37,7 @@ TEXT = {
 RUN_HERE = {
     (README, "Run it"),
     (README, "Try it"),
+    (README, "Addresses"),
     (LESSONS, "How to try them"),
     (OPERATIONS, "Configuration"),
     (OPERATIONS, "Upgrade of the tables"),
@@ -47,6 +48,7 @@ RUN_HERE = {
     (RECIPE, "Try it"),
 }
 RUN_ELSEWHERE = {
+    (README, "With a token"): "by test_setup.py",
     (README, "Test it"): "by .ci/run, which reads it from there",
     (FIGURES, "Measure it yourself"): "by hand: it takes half an hour",
 }
@@ -150,11 +152,16 @@ def running(block: str, directory: Path, **more: str) -> Iterator[tuple[httpx.Cl
 
 
 def assert_printed(block: str, log: list[str], seconds: float = 15) -> None:
-    """Wait until the lines of the block, or what they begin with, were printed in this order."""
+    """Wait until lines that contain those of the block were printed one after the other.
+
+    Where the block says `...`, there may be others between them.
+    """
+    pattern = "".join(
+        r"(.*\n)*?" if line == "..." else rf".*{re.escape(line)}.*\n" for line in block.splitlines()
+    )
 
     def printed() -> bool:
-        lines = iter(log[:])
-        return all(any(expected in line for line in lines) for expected in block.splitlines())
+        return re.search(pattern, "".join(log[:])) is not None
 
     wait_until(printed, lambda: f"{block}\n{''.join(log)}", seconds)
 
@@ -172,11 +179,15 @@ def test_every_command_is_run() -> None:
 
 
 def test_the_french_course_has_the_commands_and_quotes_of_the_english_one() -> None:
-    loop = commands(README, "Test it")[1]
+    english_only = [
+        *commands(README, "Addresses"),
+        *commands(README, "With a token"),
+        commands(README, "Test it")[1],
+    ]
 
     for language in ("sh", "powershell", "json", "text", "python"):
         english = [*blocks(TEXT[README], language), *blocks(TEXT[LESSONS], language)]
-        assert Counter(blocks(TEXT[FRENCH], language)) == Counter(english) - Counter([loop])
+        assert Counter(blocks(TEXT[FRENCH], language)) == Counter(english) - Counter(english_only)
     assert edits(FRENCH) == edits(LESSONS)
 
 
@@ -255,12 +266,19 @@ def test_the_first_command_sets_up_and_starts_what_the_next_ones_use(project: Pa
     with running(install, project) as (client, log):
         port = str(client.base_url.port)
         said = [run(curl.replace("8000", port), project) for curl in commands(README, "Try it")]
+        (shown,) = blocks(sections(README)["Run it"], "text")
+        assert_printed(shown.replace("8000", port), log)
+
+        (hundred,) = commands(README, "Addresses")
+        run(hundred.replace("8000", port), project)
+        (page,) = re.findall(r"`(curl -i [^`]+)`", sections(README)["Addresses"])
+        assert '\nlink: <?limit=3&after=3>; rel="next"\n' in run(
+            page.replace("8000", port), project
+        )
+        assert len(client.get("/users?limit=1000").json()) == 101
 
     # curl prints no line break after an answer.
     assert said == [reply.replace("\n", "") for reply in replies]
-    (shown,) = blocks(sections(README)["Run it"], "text")
-    for line in shown.splitlines():
-        assert line.replace("8000", port) in "".join(log)
 
 
 @pytest.mark.parametrize("document", [LESSONS, FRENCH])
@@ -272,8 +290,19 @@ def test_the_lessons_quote_lines_that_are_in_the_code(document: str) -> None:
     assert [quote for _, quote in quotes] == blocks(TEXT[document], "python")
     for file, quote in quotes:
         code = (ROOT / file).read_text()
+        end = -1
         for part in re.split(r"^ *\.\.\.\n", quote, flags=re.M):  # ... for lines left out
-            assert part in code
+            start = code.find(part, end + 1)
+            assert start > end, part
+            end = start + len(part)
+
+
+@pytest.mark.parametrize(("document", "undo"), [(LESSONS, "Undo "), (FRENCH, "Annule ")])
+def test_what_is_changed_to_see_something_is_to_be_undone(document: str, undo: str) -> None:
+    text = " ".join(TEXT[document].split())
+
+    for change in ('`"echo": True`', "db.hash_key)`"):
+        assert undo in text.partition(change)[2][:450]
 
 
 @pytest.mark.slow
@@ -311,6 +340,9 @@ def test_what_the_lessons_show_is_seen(installed: Path) -> None:
         (installed / "away.db").rename(installed / "users.db")
         assert len(client.get("/users").json()) == 2
 
+        del log[:]
+        edit(installed, echo[1], echo[0], echo[2])  # undone, as the lessons say
+        assert_printed("Application startup complete", log)
         for change in (count, title):
             del log[:]
             edit(installed, *change)
@@ -527,18 +559,19 @@ def test_a_postgresql_backup_is_restored_while_the_service_runs(
 
 def follow_the_recipe(project: Path, url: str) -> None:
     """Do all that the recipe says before "Try it"."""
-    places = r"\b[AaIi][tn] the (top|end|new file)(?: of)? `(\w+\.py)`:\n\n```python\n(.*?)^```"
-    for place, file, code in re.findall(places, POSTCARDS, re.M | re.S):
-        if place == "new file":
-            (project / file).write_text(code)
-            continue
-        before = (project / file).read_text()
-        first_import = re.search(r"^(?=from|import)", before, re.M)
-        if place == "top" and first_import:
-            at, added = first_import.start(), code
+    places = r"\b(Below the first line|At the end|In the new file)(?: of)? `(\w+\.py)`"
+    for place, file, code in re.findall(
+        places + r".*?:\n\n```python\n(.*?)^```", POSTCARDS, re.M | re.S
+    ):
+        first, rest = "", ""
+        if place != "In the new file":
+            first, rest = (project / file).read_text().split("\n", 1)
+        if place == "Below the first line":
+            (project / file).write_text(f"{first}\n{code}{rest}")
+        elif place == "At the end":
+            (project / file).write_text(f"{first}\n{rest}\n\n{code}")
         else:
-            at, added = len(before), f"\n\n{code}"
-        (project / file).write_text(before[:at] + added + before[at:])
+            (project / file).write_text(code)
     for step in blocks(POSTCARDS)[:2]:
         run(step, project, DATABASE_URL=url)
 
@@ -565,6 +598,11 @@ def test_another_resource_is_made_in_four_steps(
         another = client.post("/postcards", json=postcard).json()
         assert another == {"id": another["id"], **postcard}
         assert client.get("/postcards?public=true").json() == [another]
+        documented = client.get("/openapi.json").json()["paths"]["/postcards"]
+        for operation, summary in (("get", "List postcards"), ("post", "Add a postcard")):
+            assert documented[operation]["summary"] == summary
+            assert documented[operation]["tags"] == ["postcards"]
+        assert "409" in documented["post"]["responses"]
         assert client.delete("/users/1").status_code == 204
         assert client.get("/postcards").json() == []
     monkeypatch.setenv("API_TOKEN", "secret")
