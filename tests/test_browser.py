@@ -44,3 +44,19 @@ def test_docs_adds_and_lists_a_user_with_no_internet(
 
     assert elsewhere == []
     assert problems == []
+
+
+@pytest.mark.slow
+def test_docs_cuts_off_no_line_of_code_on_a_phone(
+    page: Page, start: StartService, tmp_path: Path
+) -> None:
+    service = start(f"sqlite:///{tmp_path}/users.db")
+    service.wait().close()
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(f"{service.url}/docs")
+
+    assert "200" in execute(page, "read_users")
+
+    boxes = page.locator(".swagger-ui pre")
+    assert boxes.count() > 3
+    assert boxes.evaluate_all("all => all.filter(one => one.scrollWidth > one.clientWidth)") == []
