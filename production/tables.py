@@ -40,9 +40,10 @@ def check(engine: Engine | Connection) -> None:
     not Alembic's, and DBAPIError if the database does not answer.
     """
     found, versions = look(engine)
-    if not known | versions | (found - {"alembic_version"}):
-        make()
-        found, versions = look(engine)
+    if User.__tablename__ not in found:
+        if not known | versions | (found - {"alembic_version"}):
+            make()
+        found, versions = look(engine)  # another service may just have made them
     if not versions and not known - found:
         raise NotReadyError("there are tables that `alembic upgrade head` did not make")
     if missing := ({User.__tablename__} | known) - found:

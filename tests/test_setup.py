@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import sys
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from conftest import ROOT
 from test_readme import OPERATIONS, README, commands, run, running, sections
 
+CONSTRAINTS = ROOT / "constraints.txt"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
@@ -25,26 +27,34 @@ def test_the_lock_has_what_the_project_asks_for(project: Path) -> None:
     uv("uv lock --check --offline", project)
 
 
-@pytest.mark.parametrize("file", ["requirements.txt", "tests/requirements.txt"])
-def test_pip_gets_the_versions_of_the_lock(project: Path, file: str) -> None:
-    before = (project / file).read_text()
+def test_pip_gets_the_versions_of_the_lock(project: Path) -> None:
+    before = CONSTRAINTS.read_text()
     (command,) = re.findall(r"^# +(uv export .*)$", before, re.M)
 
     uv(f"{command} --frozen --offline --quiet", project)
 
-    written = (project / file).read_text()
-    assert [line for line in written.splitlines() if line[0] != "#"] == [
-        line for line in before.splitlines() if line[0] != "#"
-    ]
+    written = (project / CONSTRAINTS.name).read_text()
+    assert written.splitlines()[2:] == before.splitlines()[2:]
+
+
+def test_pip_and_uv_are_asked_for_the_same() -> None:
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    groups = {
+        "requirements.txt": asked["project"]["dependencies"],
+        "tests/requirements.txt": asked["dependency-groups"]["test"],
+    }
+
+    for file, ranges in groups.items():
+        lines = (ROOT / file).read_text().splitlines()
+        assert [line for line in lines if line and line[0] not in "#-"] == ranges
+        assert all(">=" in each and "<" in each for each in ranges)
 
 
 def test_these_tests_run_with_the_versions_of_the_lock() -> None:
-    lines = (ROOT / "tests/requirements.txt").read_text().splitlines()
-    pinned = [re.fullmatch(r"([\w.-]+)==([\w.]+)", line) for line in lines]
-    locked = {found[1]: found[2] for found in pinned if found}
+    pinned = re.findall(r"^([\w.-]+)==([\w.]+)$", CONSTRAINTS.read_text(), re.M)
 
-    assert len(locked) > 50
-    assert {name: version(name) for name in locked} == locked
+    assert len(pinned) > 50
+    assert {name: version(name) for name, _ in pinned} == dict(pinned)
 
 
 @pytest.mark.slow
