@@ -80,8 +80,10 @@ class PostgreSQL:
     def set_up(self, connection: psycopg.Connection[Any], _: Any) -> None:
         """Limit how long a statement waits for a lock, and how long it takes in all."""
         self.connections.add(connection)
+        transactions = not connection.autocommit
+        connection.autocommit = True
         connection.execute(TIMEOUTS.encode())
-        connection.commit()
+        connection.autocommit = not transactions
 
     def check(self, connection: Any, record: Any, _: Any) -> None:
         """Ask for a sign of life, unless the connection was taken a moment ago.

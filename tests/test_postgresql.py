@@ -112,7 +112,8 @@ def test_no_connection_is_idle_in_a_transaction_while_clients_read_slowly(
     start: StartService, postgres: Postgres
 ) -> None:
     service = start(postgres.url())
-    service.wait().close()
+    with service.wait() as client:
+        client.get("/users")  # SQLAlchemy asks what types there are, in a transaction
     with psycopg.connect(postgres.url(), autocommit=True) as watch:
         watch.execute(
             "INSERT INTO users (name, email)"
