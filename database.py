@@ -1,7 +1,7 @@
 """The way to the database: one session for every request.
 
 `DATABASE_URL` is `sqlite:///path/to/file.db` or any URL of libpq. If it is not set, the
-users are in `users.db`, here.
+users are in `users.db`, here. `DATABASE_READ_URL` may lead to standbys of PostgreSQL.
 """
 
 from collections.abc import AsyncIterator
@@ -11,15 +11,15 @@ from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.orm import Session, sessionmaker
 
 from production import LOCK_TIMEOUT
-from production.dialects import dialect
+from production.dialects import dialect, reads
 from production.turns import one_turn
 
 options: dict[str, Any] = {
-    **dialect.options,
     "pool_timeout": LOCK_TIMEOUT,
     "hide_parameters": True,  # names and addresses of people do not belong in a log
 }
 engine = create_engine(
+    **dialect.options,
     **options,
     pool_size=dialect.readers + dialect.writers,
     max_overflow=40,  # for what lives longer than a request
@@ -28,11 +28,13 @@ SessionLocal = sessionmaker(autocommit=False, autoflush=False, bind=engine)
 
 # A SELECT is a transaction already: without BEGIN, it is one round trip, not three.
 read_engine = create_engine(
+    **reads.options,
     **options,
     isolation_level="AUTOCOMMIT",
     skip_autocommit_rollback=True,
     pool_size=dialect.readers,
     max_overflow=0,
+    pool_recycle=300,  # seconds: a standby that is back gets its share
 )
 dialect.prepare(engine, read_engine)
 
@@ -60,7 +62,8 @@ def one_select(db: Session) -> dict[str, Any]:
 
 
 def note_transaction(db: Session, _: Any, connection: Connection) -> None:
-    """Note that it takes a round trip to end what the session has begun."""
+    """Note where the session is, and if its end takes a round trip."""
+    db.info["engine"] = connection.engine
     if connection.engine is engine:
         db.info["on_a_server"] = True
 

@@ -1,4 +1,4 @@
-"""Which database DATABASE_URL means."""
+"""Which database DATABASE_URL means, and DATABASE_READ_URL."""
 
 import os
 import re
@@ -50,4 +50,22 @@ def path_of(rest: str) -> Path:
     return Path(path)
 
 
+def choose_reads() -> "SQLite | PostgreSQL":
+    """Return the same for the reads, which standbys may answer.
+
+    Raises ValueError unless both are PostgreSQL: a file of SQLite has no standbys.
+    """
+    url = os.environ.get("DATABASE_READ_URL", "").strip()
+    if not url:
+        return dialect
+    if not dialect.on_a_server or url.startswith("sqlite"):
+        raise ValueError("DATABASE_READ_URL needs PostgreSQL, as DATABASE_URL too")
+    try:
+        return choose(url)
+    except ValueError as error:
+        sentence = str(error).replace("DATABASE_URL", "DATABASE_READ_URL")
+        raise ValueError(sentence) from None
+
+
 dialect = choose(os.environ.get("DATABASE_URL", "").strip())
+reads = choose_reads()

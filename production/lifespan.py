@@ -12,7 +12,7 @@ from sqlalchemy import exc
 from database import engine, get_db, read_engine
 from production import LOCK_TIMEOUT, tables
 from production.answers import complete
-from production.dialects import dialect
+from production.dialects import dialect, reads
 from production.door import API_TOKEN
 from production.failures import NotReadyError, reason_of
 
@@ -20,13 +20,19 @@ logger = getLogger("uvicorn.error")
 
 
 def make_tables(app: FastAPI) -> None:
-    """Give an empty database its tables. If it is away, get_db does so later."""
+    """Give an empty database its tables. If it is away, get_db does so later.
+
+    A standby that has them lets the reads begin without the primary.
+    """
     if get_db in app.dependency_overrides:  # a test has a database of its own
         return
-    try:
-        tables.check(engine)
-    except (NotReadyError, exc.DBAPIError) as error:
-        logger.error("Not ready yet: %s", reason_of(error))
+    engines = [engine] if reads is dialect else [engine, read_engine]
+    for each in engines:
+        try:
+            tables.check(each)
+            break
+        except (NotReadyError, exc.DBAPIError) as error:
+            logger.error("Not ready yet: %s", reason_of(error))
 
 
 @asynccontextmanager

@@ -108,8 +108,8 @@ async def read_body(connection: HTTPConnection) -> None:
 
 
 async def check_tables(db: Session) -> None:
-    """See whether the tables are still those of this version."""
-    await in_thread(tables.check, db.get_bind())
+    """See whether the tables are still those of this version, where the session is."""
+    await in_thread(tables.check, db.info.get("engine") or db.get_bind())
 
 
 def one_turn(

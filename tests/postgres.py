@@ -94,6 +94,12 @@ class Postgres:
                     shutil.chown(path, self.user)
         self.start(*settings)
 
+    def copy(self, url: str, *settings: str) -> None:
+        """Make a standby of the server of this URL, and start it."""
+        options = ["-R", "--checkpoint=fast", "--no-sync"]
+        self.run("pg_basebackup", "-d", url, "-D", str(self.data), *options)
+        self.start("wal_retrieve_retry_interval=500ms", *settings)
+
     def start(self, *settings: str) -> None:
         """Start the server, with settings as in postgresql.conf."""
         options = " ".join(
