@@ -37,10 +37,11 @@ HALF_A_BODY = (
 
 
 class Proxy:
-    """An nginx process with the configuration of docs/, in front of one service."""
+    """An nginx process with the configuration of docs/, in front of one service or two."""
 
-    def __init__(self, directory: Path, service: Service, changes: dict[str, str]) -> None:
-        self.service, self.since = service, len(service.log.read_text())
+    def __init__(self, directory: Path, changes: dict[str, str], *services: Service) -> None:
+        self.service, *others = services
+        self.since = len(self.service.log.read_text())
         self.port, self.plain_port = free_port(), free_port()
         self.error_log = directory / "error.log"
         certificate, key = directory / "certificate.pem", directory / "key.pem"
@@ -64,7 +65,10 @@ class Proxy:
             "/var/log/nginx/access.log": f"{directory}/access.log",
             "/etc/ssl/users/fullchain.pem": str(certificate),
             "/etc/ssl/users/privkey.pem": str(key),
-            "127.0.0.1:8000": service.url.removeprefix("http://"),
+            "127.0.0.1:8000": self.service.url.removeprefix("http://"),
+            "server 127.0.0.1:8001 fail_timeout=1s;": "".join(
+                f"server {other.url.removeprefix('http://')} fail_timeout=1s;" for other in others
+            ),
             "listen 80;": f"listen 127.0.0.1:{self.plain_port};",
             "listen [::]:80;": "",
             "listen 443 ssl;": f"listen 127.0.0.1:{self.port} ssl;",
@@ -152,7 +156,7 @@ def start_proxy(service: Service, url: str, postgres_directory: Path) -> Iterato
         # Started by root, nginx works as www-data, who may not enter the directories of pytest.
         directory = Path(tempfile.mkdtemp(dir=postgres_directory))
         directory.chmod(0o755)
-        proxies.append(Proxy(directory, behind, changes or {}))
+        proxies.append(Proxy(directory, changes or {}, behind))
         proxies[-1].wait()
         return proxies[-1]
 

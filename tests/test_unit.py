@@ -22,7 +22,7 @@ def test_systemd_has_nothing_to_say_against_the_unit(tmp_path: Path) -> None:
         pytest.skip("needs systemd-analyze: apt-get install systemd")
     program = "/opt/users/.venv/bin/uvicorn"
     assert UNIT.count(program) == 1
-    unit = tmp_path / "users.service"
+    unit = tmp_path / "users@8000.service"
     unit.write_text(UNIT.replace(program, sys.executable))
 
     done = subprocess.run(
@@ -44,9 +44,9 @@ def test_the_command_of_the_unit_runs_the_service_behind_the_proxy_and_ends_it(
     proxy = (ROOT / "docs/nginx.conf").read_text()
     found = re.search(r"^ExecStart=\S+/uvicorn main:app (.*)$", UNIT.replace("\\\n", ""), re.M)
     assert found
-    address = "--host 127.0.0.1 --port 8000"
+    address = "--host 127.0.0.1 --port %i"
     assert address in found[1]
-    assert "server 127.0.0.1:8000;" in proxy
+    assert "server 127.0.0.1:8000 " in proxy
 
     service = start(f"sqlite:///{tmp_path}/users.db", *found[1].replace(address, "").split())
     with service.wait() as client:
