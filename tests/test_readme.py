@@ -51,6 +51,7 @@ RUN_ELSEWHERE = {
     (README, "With a token"): "by test_setup.py",
     (README, "Test it"): "by .ci/run, which reads it from there",
     (FIGURES, "Measure it yourself"): "by hand: it takes half an hour",
+    (FIGURES, "Numbers for planning"): "by hand: it takes ten minutes",
 }
 
 

@@ -1,6 +1,7 @@
 """Reads on the standbys, writes on the primary: DATABASE_READ_URL over three PostgreSQL servers."""
 
 import itertools
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Service, StartService
+from conftest import ROOT, Service, StartService
 from helpers import (
     ADA,
     add,
@@ -28,42 +29,41 @@ from postgres import Postgres
 
 pytestmark = pytest.mark.slow
 
-NAMES = ["one", "two"]
+GUIDE = (ROOT / "docs/operations.md").read_text().partition("\n## Several hosts\n")[2]
+URL, READ_URL = re.findall(r"^DATABASE_(?:READ_)?URL=(\S+)$", GUIDE, re.M)
+ALL_STANDBYS, WITHOUT_THE_FIRST = re.findall(r"^```sql\n(.*?)^```", GUIDE, re.M | re.S)
+NO_STANDBY = "ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf();"
 numbers = itertools.count(1)
 READS = ["/users", "/users/1", "/users?email=ada@example.com", "/health"]
 
 
 class Cluster:
-    """A primary and two standbys, and the addresses that the guide gives them."""
+    """A primary and two standbys, with the addresses and settings of the guide."""
 
     def __init__(self, servers: list[Postgres]) -> None:
         self.servers = servers
         self.primary, *self.standbys = servers
         self.primary.create()
-        for standby, name in zip(self.standbys, NAMES, strict=True):
+        for standby, name in zip(self.standbys, ["one", "two"], strict=True):
             standby.copy(self.url("postgres"), f"cluster_name={name}")
-        self.wait_for("'FIRST 2 (one, two)'")
+        self.tell(ALL_STANDBYS)
 
-    def url(self, database: str, options: str = "target_session_attrs=read-write") -> str:
+    def url(self, database: str, form: str = URL) -> str:
         hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
-        return f"postgresql://postgres@{hosts}/{database}?{options}"
+        assert "users:secret@zero,one,two/users" in form
+        return form.replace("users:secret@zero,one,two/users", f"postgres@{hosts}/{database}")
 
     def read_url(self, database: str) -> str:
-        return self.url(database, "target_session_attrs=prefer-standby&load_balance_hosts=random")
+        return self.url(database, READ_URL)
 
-    def wait_for(self, names: str) -> None:
-        """Let an acknowledged write be visible on these standbys; '' for none."""
-        sql(
-            self.primary.url(),
-            f"ALTER SYSTEM SET synchronous_standby_names = {names}",
-            "ALTER SYSTEM SET synchronous_commit = remote_apply",
-            "SELECT pg_reload_conf()",
-        )
+    def tell(self, statements: str) -> None:
+        """Change the settings of the primary."""
+        sql(self.primary.url(), *statements.strip().removesuffix(";").split(";"))
 
     @contextmanager
     def held_back(self) -> Iterator[None]:
         """Let the standbys stay in the past."""
-        self.wait_for("''")
+        self.tell(NO_STANDBY)
         for standby in self.standbys:
             sql(standby.url(), "SELECT pg_wal_replay_pause()")
         try:
@@ -71,7 +71,7 @@ class Cluster:
         finally:
             for standby in self.standbys:
                 sql(standby.url(), "SELECT pg_wal_replay_resume()")
-            self.wait_for("'FIRST 2 (one, two)'")
+            self.tell(ALL_STANDBYS)
 
     @contextmanager
     def without_primary(self) -> Iterator[None]:
@@ -248,7 +248,7 @@ def test_when_a_standby_is_killed_reads_go_on_and_writes_until_it_is_taken_from_
             load.go_on(load.reads, 200)
             one.kill()
             load.go_on(load.reads, 200, 200)
-            doomed.wait_for("'FIRST 1 (two)'")
+            doomed.tell(WITHOUT_THE_FIRST)
             load.go_on(load.writes, 201)
             load.go_on(load.reads, 200)
 
