@@ -13,14 +13,14 @@ import math
 import os
 import re
 import shutil
-import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from collections import defaultdict
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -88,18 +88,20 @@ def service(url: str, read_url: str):
         [sys.executable, "-m", "uvicorn", "main:app", *options.split()],
         cwd=HERE.parent,
         env=os.environ | {"DATABASE_URL": url, "DATABASE_READ_URL": read_url, "API_TOKEN": ""},
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     address = f"http://127.0.0.1:{port}"
-    for _ in range(300):
-        try:
-            urllib.request.urlopen(f"{address}/health").close()
-            break
-        except OSError:
+    try:
+        for _ in range(300):
+            with suppress(OSError):
+                urllib.request.urlopen(f"{address}/health").close()
+                break
             time.sleep(0.1)
-    yield process, address
-    process.send_signal(signal.SIGTERM)
-    process.wait()
+        yield process, address
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def make_users(server: Postgres, count: int) -> None:
@@ -109,11 +111,11 @@ def make_users(server: Postgres, count: int) -> None:
     run(server, "VACUUM ANALYZE users")
 
 
-def wrk(address: str, clients: int, seconds: float, *script: str) -> tuple[int, float]:
+def wrk(address: str, clients: int, seconds: int, *script: str) -> tuple[int, float]:
     """Return how many requests were answered, and the median of the time in ms."""
     done = subprocess.run(
         [
-            *("wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s", "--timeout", "10s", "--latency"),
+            *("wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "10s", "--latency"),
             *("-s", str(HERE / script[0]), f"{address}/users", *script[1:]),
         ],
         capture_output=True,
@@ -142,8 +144,8 @@ def costs(
 ) -> tuple[Costs, Costs]:
     """Return ms of CPU for a request, of the service, the primary and the standby.
 
-    First with all requests to the primary, then with the reads on the standby; measured in turn. The
-    least of some rounds, since whatever else the machine does only adds to it.
+    First with all requests to the primary, then with the reads on the standby; measured in turn.
+    The least of some rounds, since whatever else the machine does only adds to it.
     """
     found: tuple[dict[str, list], ...] = (defaultdict(list), defaultdict(list))
     with ExitStack() as stack:
@@ -181,7 +183,7 @@ def connections(primary: Postgres, standby: Postgres, users: int) -> tuple[int, 
 
 
 def price_of_waiting(primary: Postgres, rounds: int) -> dict[str, float]:
-    """Return how long a create takes, by what its commit waits for; `local` is 1."""
+    """Return how long a create takes (median), by what its commit waits for; `local` is 1."""
     taken = defaultdict(list)
     with service(primary.url(), "") as (_, address):
         for number in range(rounds):
@@ -189,50 +191,46 @@ def price_of_waiting(primary: Postgres, rounds: int) -> dict[str, float]:
                 run(primary, f"ALTER SYSTEM SET synchronous_commit = {setting}")
                 run(primary, "SELECT pg_reload_conf()")
                 time.sleep(0.5)
-                _, median = wrk(address, 1, 2, "create.lua", f"wait{setting}{number}")
+                _, median = wrk(address, 1, 1, "create.lua", f"wait{setting}{number}")
                 taken[setting].append(median)
-    least = min(taken["local"])
-    return {setting: min(times) / least for setting, times in taken.items()}
+    medians = {setting: statistics.median(times) for setting, times in taken.items()}
+    return {setting: medians[setting] / medians["local"] for setting in medians}
 
 
 def sizes(server: Postgres, counts: list[int]) -> dict[int, dict[str, float]]:
-    """Fill a table up to each of the counts; return the time in all, bytes, levels and pages."""
-    run(server, "CREATE EXTENSION pageinspect")
+    """Fill a table up to each of the counts; return the time in all, bytes, pages and levels."""
+    run(server, "CREATE EXTENSION pgstattuple")
     found, made, taken = {}, 0, 0.0
     for count in counts:
-        began = time.monotonic(), cpu(pid_of(server))
+        began = time.monotonic()
         for start in range(made + 1, count + 1, 1_000_000):
             run(server, FILL, start, min(start + 999_999, count))
-        taken += time.monotonic() - began[0]
+        taken += time.monotonic() - began
         made = count
         run(server, "VACUUM ANALYZE users")
         found[count] = {
             "seconds": taken,
             "table": run(server, "SELECT pg_table_size('users')")[0][0],
-            "ids": run(server, "SELECT pg_relation_size('pk_users')")[0][0],
-            "emails": run(server, "SELECT pg_relation_size('uq_users_email')")[0][0],
-            "id levels": run(server, "SELECT level + 1 FROM bt_metap('pk_users')")[0][0],
-            "email levels": run(server, "SELECT level + 1 FROM bt_metap('uq_users_email')")[0][0],
         }
+        for name, index in (("id", "pk_users"), ("email", "uq_users_email")):
+            about = "index_size, leaf_pages, internal_pages, tree_level + 1"
+            row = run(server, f"SELECT {about} FROM pgstatindex('{index}')")[0]
+            keys = (name, f"{name} leaves", f"{name} inner", f"{name} levels")
+            found[count] |= dict(zip(keys, row, strict=True))
     return found
-
-
-def levels(size: float, one: float, of: int) -> int:
-    """Return the levels of an index: `of` entries lead from one page to those below it."""
-    return 1 + math.ceil(math.log(size / one, of))
 
 
 def show_sizes(found: dict[int, dict[str, float]], computed: int) -> None:
     (few, less), (many, more) = list(found.items())[-2:]
     slope = {key: (more[key] - less[key]) / (many - few) for key in more}
     last = {key: more[key] + slope[key] * (computed - many) for key in more}
-    # An inner page has an entry (8 bytes and the key) for each page below it.
-    for name, key in (("id", 16), ("email", 40)):
-        last[f"{name} levels"] = levels(last[f"{name}s"], 8192, 8192 * 7 // 10 // (key + 4))
+    for name in ("id", "email"):
+        branches = more[f"{name} leaves"] / more[f"{name} inner"]
+        last[f"{name} levels"] = 1 + math.ceil(math.log(last[f"{name} leaves"], branches))
     print("\n| users | time to make | table | index of ids | index of e-mails | levels of these |")
     print("|---|---|---|---|---|---|")
     for count, row in (found | {computed: last}).items():
-        size = [f"{row[key] / 1e9:.2f} GB" for key in ("table", "ids", "emails")]
+        size = [f"{row[key] / 1e9:.2f} GB" for key in ("table", "id", "email")]
         depth = f"{row['id levels']:.0f} and {row['email levels']:.0f}"
         note = " (computed)" if count == computed else ""
         print(f"| {count:,}{note} | {row['seconds']:.0f} s | {' | '.join(size)} | {depth} |")
@@ -294,7 +292,8 @@ def measure_requests(home: Path, options: argparse.Namespace) -> None:
         for task in TASKS:
             print(f"| {task} | " + " | ".join(f"{ms:.2f}" for ms in found[task]) + " |")
     print("\nconnections of a worker to the primary and to the standby:", *opened)
-    print("\ntime of a create, one client, by synchronous_commit:", waiting)
+    print("\ntime of a create, one client at a time, by synchronous_commit:")
+    print({setting: round(ratio, 2) for setting, ratio in waiting.items()})
     show_plan(alone, split)
 
 
@@ -309,7 +308,7 @@ def measure_sizes(home: Path, options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=4, help="of each measurement")
+    parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--users", type=int, nargs="+", default=[1_000_000, 10_000_000])
     options = parser.parse_args()
