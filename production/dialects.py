@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 def choose(url: str) -> "SQLite | PostgreSQL":
     """Return what the service needs to know about the database of this URL.
 
-    Without a URL, that is the file `users.db` beside the code. Raises ValueError if
-    the URL is of another database.
+    Without a URL, that is the file `users.db` beside the code. Raises ValueError, with
+    what to change, if the URL cannot be used.
     """
     if not url:
         return SQLite(Path(__file__).parent.with_name("users.db"))
     if url[0] in "\"'":
-        raise ValueError("DATABASE_URL must not be in quotes")
-    read = re.fullmatch(r"(\w+)(\+\w+)?://(.*)", url, re.DOTALL)
-    name, driver, rest = read.groups() if read else ("", None, "")
+        raise ValueError("must not be in quotes")
+    parts = re.fullmatch(r"(\w+)(\+\w+)?://(.*)", url, re.DOTALL)
+    name, driver, rest = parts.groups() if parts else ("", None, "")
     if name not in ("sqlite", "postgres", "postgresql"):
-        raise ValueError("DATABASE_URL must start with sqlite:/// or postgresql://")
+        raise ValueError("must start with sqlite:/// or postgresql://")
     if driver not in (None, "+pysqlite", "+psycopg"):
-        raise ValueError(f"DATABASE_URL must start with {name}://, without {driver}")
+        raise ValueError(f"must start with {name}://, without {driver}")
     if name == "sqlite":
         return SQLite(path_of(rest))
     # Not at the top: the driver takes 6 MB.
@@ -44,28 +44,22 @@ def path_of(rest: str) -> Path:
     options = re.search(r"\?\w+=[^/]*$", path)
     if not path or options or path.startswith((":memory:", "file:")):
         example = "sqlite:///path/to/file.db"
-        raise ValueError(f"DATABASE_URL must have the path of a file: {example}")
+        raise ValueError(f"must have the path of a file: {example}")
     if not Path(path).absolute().parent.is_dir():
-        raise ValueError(f"DATABASE_URL: there is no directory {Path(path).parent}")
+        raise ValueError(f"is in a directory that is not there: {Path(path).parent}")
     return Path(path)
 
 
-def choose_reads() -> "SQLite | PostgreSQL":
-    """Return the same for the reads, which standbys may answer.
-
-    Raises ValueError unless both are PostgreSQL: a file of SQLite has no standbys.
-    """
-    url = os.environ.get("DATABASE_READ_URL", "").strip()
-    if not url:
-        return dialect
-    if not dialect.on_a_server or url.startswith("sqlite"):
-        raise ValueError("DATABASE_READ_URL needs PostgreSQL, as DATABASE_URL too")
+def read(variable: str) -> "SQLite | PostgreSQL":
+    """Return what the service needs to know about the database of this variable."""
     try:
-        return choose(url)
+        return choose(os.environ.get(variable, "").strip())
     except ValueError as error:
-        sentence = str(error).replace("DATABASE_URL", "DATABASE_READ_URL")
-        raise ValueError(sentence) from None
+        raise ValueError(f"{variable} {error}") from None
 
 
-dialect = choose(os.environ.get("DATABASE_URL", "").strip())
-reads = choose_reads()
+dialect = reads = read("DATABASE_URL")
+if os.environ.get("DATABASE_READ_URL", "").strip():
+    reads = read("DATABASE_READ_URL")
+    if not (dialect.on_a_server and reads.on_a_server):
+        raise ValueError("DATABASE_READ_URL needs PostgreSQL, as DATABASE_URL too")

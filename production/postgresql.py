@@ -23,7 +23,8 @@ TIMEOUTS = f"""
     WHERE current_setting(name) = '0'"""  # noqa: S608
 MISSING_RIGHTS = """
     SELECT name FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS name
-    WHERE NOT has_table_privilege(to_regclass('users'), name)"""
+    WHERE NOT has_table_privilege(to_regclass('users'), name)
+        AND NOT (pg_is_in_recovery() AND name <> 'SELECT')"""
 
 
 class PostgreSQL:
@@ -144,10 +145,9 @@ def read_url(rest: str) -> dict[str, Any]:
             return conninfo_to_dict(f"postgresql://{rest}")
         except psycopg.Error as error:
             if "query parameter" in str(error):
-                sentence = "DATABASE_URL has a parameter that libpq does not know"
-                raise ValueError(sentence) from None
+                raise ValueError("has a parameter that libpq does not know") from None
     sentence = "write %40 for @, %2F for / and %25 for % in its password"
-    raise ValueError(f"DATABASE_URL cannot be read: {sentence}")
+    raise ValueError(f"cannot be read: {sentence}")
 
 
 def resolve(host: str) -> None:

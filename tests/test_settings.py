@@ -41,7 +41,7 @@ REFUSED = {
     "sqlite://": "must have the path of a file: sqlite:///path/to/file.db",
     "sqlite:///:memory:": "must have the path of a file: sqlite:///path/to/file.db",
     "sqlite:///users.db?mode=ro": "must have the path of a file: sqlite:///path/to/file.db",
-    "sqlite:////no/such/directory/users.db": "there is no directory /no/such/directory",
+    "sqlite:////no/such/directory/users.db": "a directory that is not there: /no/such/directory",
     "postgresql://u:sec@ret@localhost/users": PASSWORD,
     "postgresql://u:sec/ret@localhost/users": PASSWORD,
     "postgresql://u:sec%ret@localhost/users": PASSWORD,
@@ -51,7 +51,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("url", REFUSED)
 def test_a_url_that_cannot_be_used_is_refused_with_what_to_change(url: str) -> None:
-    with pytest.raises(ValueError, match=r"^DATABASE_URL") as refusal:
+    with pytest.raises(ValueError, match=r"^(must|has|is|cannot) ") as refusal:
         choose(url)
 
     assert REFUSED[url] in str(refusal.value)
@@ -63,6 +63,7 @@ def test_a_url_that_cannot_be_used_is_refused_with_what_to_change(url: str) -> N
 def test_a_service_that_does_not_start_shows_no_piece_of_the_password(url: str) -> None:
     said = reason_not_to_start(DATABASE_URL=url)
 
+    assert said.splitlines()[-1].startswith("ValueError: DATABASE_URL ")
     assert REFUSED[url] in said.splitlines()[-1]
     assert not re.search(r"\bsec|ret\b", said)
 
