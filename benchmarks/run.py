@@ -30,9 +30,10 @@ from tests.postgres import Postgres, free_port
 HERE = Path(__file__).parent
 UVICORN = "uvicorn --workers 2 --no-access-log --log-level warning --port {port} "
 GUNICORN = "gunicorn --workers 2 --threads 8 --log-level warning --bind 127.0.0.1:{port} "
+BASE = "the lessons' code"  # what all others are compared with
 PEERS = {
     "this service": UVICORN + "main:app",
-    "the lessons' code": UVICORN + "benchmarks.peers.lessons:app",
+    BASE: UVICORN + "benchmarks.peers.lessons:app",
     "FastAPI's tutorial": UVICORN + "benchmarks.peers.tutorial:app",
     "Litestar": UVICORN + "benchmarks.peers.litestar_app:app",
     "Flask": GUNICORN + "benchmarks.peers.flask_app:app",
@@ -153,11 +154,11 @@ def measure(
 
 def report(database: str, results: dict[str, dict[str, dict[str, float]]]) -> None:
     for task, peers in results.items():
-        ours = peers["this service"]["rate"]
-        print(f"\n{database}, {task}: {ours:.0f} requests/s")
+        base = peers.get(BASE, peers["this service"])["rate"]
+        print(f"\n{database}, {task}: requests per second, and how many times {BASE}")
         for name, found in peers.items():
             print(
-                f"  {name:20} {found['rate']:6.0f}/s; we {ours / found['rate']:5.2f} times"
+                f"  {name:20} {found['rate']:6.0f}/s {found['rate'] / base:6.2f} times"
                 f"; p50 {found['p50']:6.1f} ms, p99 {found['p99']:6.1f} ms"
             )
 
@@ -187,13 +188,13 @@ def draw(everything: dict[str, dict[str, dict[str, dict[str, float]]]]) -> None:
     for axis, (database, results) in zip(axes[0], everything.items(), strict=True):
         names = [name for name in PEERS if name != "the floor"]
         for offset, (task, peers) in enumerate(results.items()):
-            base = peers["the lessons' code"]["rate"]
+            base = peers[BASE]["rate"]
             places = [place + (offset - 1) * 0.27 for place in range(len(names))]
             bars = axis.barh(places, [peers[n]["rate"] / base for n in names], 0.25, label=task)
             axis.bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
         axis.set_yticks(range(len(names)), names)
         axis.set_title({"sqlite": "SQLite", "postgresql": "PostgreSQL"}[database])
-        axis.set_xlabel("requests per second, the lessons' code = 1")
+        axis.set_xlabel(f"requests per second, {BASE} = 1")
         axis.margins(x=0.1)
     axes[0][0].invert_yaxis()
     axes[0][-1].legend()
