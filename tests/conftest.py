@@ -1,14 +1,21 @@
-"""What every test stands on: a real uvicorn process over a real database, spoken to over HTTP."""
+"""What the tests share: real services over real databases, each made once where that is enough.
+
+The folders are the floors of a pyramid, from the fastest to what is nearest to a real installation:
+
+- `unit/`: one function, called directly. Only what has too many cases for HTTP.
+- `api/`: what a caller sees, over HTTP, of a service that most of the tests share.
+- `operation/`: services and databases that the test starts, stops, breaks and upgrades.
+- `end_to_end/`: with the programs around a service, such as a browser, nginx and PgBouncer.
+
+Beside them: `lessons/` for the eight lessons, `second_day/` for what somebody adds to the service,
+and `documents/`, which runs the commands of the documents.
+"""
 
 import itertools
 import os
-import re
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError
@@ -20,10 +27,10 @@ import psycopg
 import pytest
 import sqlalchemy
 
-from postgres import Postgres, accepts, site_packages
+from postgres import Postgres, site_packages
+from service import ROOT, Service, StartService
 
-pytest.register_assert_rewrite("helpers")
-ROOT = Path(__file__).parent.parent
+pytest.register_assert_rewrite("helpers", "browser", "commands", "nginx")
 database_numbers = itertools.count(1)
 
 
@@ -39,57 +46,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Begin with the slow tests: of several workers, none should get a long one at the end."""
     if hasattr(config, "workerinput"):  # this is one of pytest-xdist's workers
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-
-
-class Service:
-    """A uvicorn process, started as a user starts it, on a port that the system picks."""
-
-    def __init__(
-        self, database_url: str, log: Path, *options: str, cwd: Path = ROOT, app: str = "main:app"
-    ) -> None:
-        self.log = log
-        environment = os.environ | {"DATABASE_URL": database_url, "PYTHONUNBUFFERED": "1"}
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "uvicorn", app, "--port", "0", *options],
-                cwd=cwd,
-                env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that kill() reaches the processes of --reload, too
-            )
-
-    def wait(self, seconds: float = 30) -> httpx.Client:
-        """Return a client of the service as soon as it accepts a connection."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            log = self.log.read_text()
-            found = re.search(r"running on (http://\S+:(\d+))", log)
-            # A process that serves says that it has started just before it listens.
-            if found and "Application startup complete" in log and accepts(int(found[2])):
-                self.url = found[1]
-                return self.client()
-            assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.02)
-        raise AssertionError(f"not up after {seconds} s:\n{self.log.read_text()}")
-
-    def client(self, **options: Any) -> httpx.Client:
-        # To read the certificates of the internet's authorities would take 0.08 s each time.
-        return httpx.Client(base_url=self.url, timeout=30, verify=False, **options)
-
-    def stop(self, signal_number: int = signal.SIGTERM) -> int:
-        """Send the signal and return the exit code."""
-        self.process.send_signal(signal_number)
-        return self.process.wait(30)
-
-    def kill(self) -> None:
-        """End the process and all that it started, at once."""
-        with suppress(ProcessLookupError):  # the test has stopped it
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
-StartService = Callable[..., Service]
 
 
 @pytest.fixture(scope="session")
@@ -234,35 +190,10 @@ def new_engine(new_database: str) -> Iterator[sqlalchemy.Engine]:
 
 
 @pytest.fixture
-def python(new_database: str) -> Callable[[str], str]:
-    """Run some lines of Python beside the service's files, over an empty database."""
-
-    def run(code: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", code],
-            cwd=ROOT,
-            env=os.environ | {"DATABASE_URL": new_database},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
-    return run
-
-
-def copy_project(directory: Path) -> Path:
-    """Copy the project to this directory, as a fresh clone would be, and return it."""
-    ignore = shutil.ignore_patterns(".*", "__pycache__", "users.db*")
-    return shutil.copytree(ROOT, directory, ignore=ignore, dirs_exist_ok=True)
-
-
-@pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of the project for a test that changes it."""
-    return copy_project(tmp_path)
+    """A copy of the project, as a fresh clone would be, for a test that changes it."""
+    ignore = shutil.ignore_patterns(".*", "__pycache__", "users.db*")
+    return shutil.copytree(ROOT, tmp_path, ignore=ignore, dirs_exist_ok=True)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import httpx
 import sqlalchemy
 
-from conftest import ROOT, Service
+from service import ROOT, Service
 
 T = TypeVar("T")
 
@@ -28,6 +28,27 @@ JSON = {"Content-Type": "application/json"}
 TOKEN = "correct-horse-battery-staple"
 BODY = json.dumps(ADA).encode()
 BODY_SENT = len(BODY) // 2  # by half_a_post
+
+PASSWORD = "write %40 for @, %2F for / and %25 for % in its password"
+# What DATABASE_URL may be set to, and what the service says: the last line of a start that fails.
+REFUSED_URLS = {
+    '"sqlite:///users.db"': "must not be in quotes",
+    "'postgresql://localhost/users'": "must not be in quotes",
+    "users.db": "must start with sqlite:/// or postgresql://",
+    "mysql://root:secret@localhost/users": "must start with sqlite:/// or postgresql://",
+    "host=localhost password=secret": "must start with sqlite:/// or postgresql://",
+    "postgresql+asyncpg://u:secret@localhost/users": "postgresql://, without +asyncpg",
+    "postgresql+psycopg2://u:secret@localhost/users": "postgresql://, without +psycopg2",
+    "sqlite+aiosqlite:///users.db": "sqlite://, without +aiosqlite",
+    "sqlite://": "must have the path of a file: sqlite:///path/to/file.db",
+    "sqlite:///:memory:": "must have the path of a file: sqlite:///path/to/file.db",
+    "sqlite:///users.db?mode=ro": "must have the path of a file: sqlite:///path/to/file.db",
+    "sqlite:////no/such/directory/users.db": "a directory that is not there: /no/such/directory",
+    "postgresql://u:sec@ret@localhost/users": PASSWORD,
+    "postgresql://u:sec/ret@localhost/users": PASSWORD,
+    "postgresql://u:sec%ret@localhost/users": PASSWORD,
+    "postgresql://localhost/users?sslmod=require": "a parameter that libpq does not know",
+}
 
 # What another program says to keep others from writing, or from making the tables.
 HOLD_THE_TABLE = {"sqlite": "BEGIN EXCLUSIVE", "postgresql": "LOCK TABLE users IN EXCLUSIVE MODE"}

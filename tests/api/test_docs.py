@@ -16,7 +16,7 @@ OPERATIONS = {
 }
 
 
-# Which statuses an operation has is said by the README's table, see test_readme.py.
+# Which statuses an operation has is said by the README's table, see documents/test_readme.py.
 def test_every_operation_has_its_functions_name_and_says_that_it_may_be_503(
     client: httpx.Client,
 ) -> None:

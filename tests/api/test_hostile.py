@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from conftest import ROOT, StartService
 from helpers import (
     ADA,
     BODY,
@@ -35,6 +34,7 @@ from helpers import (
 )
 from production import LOCK_TIMEOUT
 from schemas import UserRead
+from service import ROOT, StartService
 
 DIGITS = b"9" * 5000
 BODIES = {

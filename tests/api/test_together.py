@@ -6,12 +6,12 @@ import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import httpx
 import pytest
 import sqlalchemy
 
-from conftest import ROOT, StartService
 from helpers import (
     ADA,
     HOLD_THE_SCHEMA,
@@ -21,15 +21,7 @@ from helpers import (
     at_once,
     until_served,
 )
-
-MAKE_TABLES = """
-import sys
-from database import engine
-from production.tables import check
-print("ready", flush=True)
-sys.stdin.read()
-check(engine)
-"""
+from service import ROOT, StartService
 
 
 def test_of_fifty_equal_posts_one_creates_the_user(client: httpx.Client) -> None:
@@ -126,9 +118,9 @@ def test_the_tables_are_created_once_however_many_ask_in_the_same_millisecond(
     waiting, go = os.pipe()
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", MAKE_TABLES],
+            [sys.executable, Path(__file__).with_name("make_tables.py")],
             cwd=ROOT,
-            env=os.environ | {"DATABASE_URL": new_database},
+            env=os.environ | {"DATABASE_URL": new_database, "PYTHONPATH": str(ROOT)},
             stdin=waiting,
             stdout=subprocess.PIPE,
             text=True,

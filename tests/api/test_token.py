@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from conftest import Service, StartService
 from helpers import ADA, JSON, TOKEN, add, logged, reason_not_to_start
+from service import Service, StartService
 
 WRONG = [
     None,

@@ -8,9 +8,8 @@ import httpx
 import pytest
 import sqlalchemy
 
-from conftest import StartService
 from helpers import ADA, GRACE, add, add_many, connect, refused
-from production.tags import is_known, read_tags, unchanged
+from service import StartService
 
 MAX_ID = 2**53 - 1
 
@@ -136,79 +135,7 @@ def test_an_unknown_query_parameter_is_refused_rather_than_ignored(client: httpx
     assert client.get("/users?page=2").status_code == 422
 
 
-# What If-Match or If-None-Match may say of a user whose tag is "1", each a list of header lines.
-MATCHING = [
-    ['"1"'],
-    ["*"],
-    ['"other", "1"'],
-    ['"other","1"'],
-    ['"other"', '"1"'],
-    ['"1"', '"other"'],
-    ['W/"other" , "1"'],
-    [', ,"1",,'],
-    ["", '"1"', ","],
-    ['"a,b", "1"'],
-]
-NOT_MATCHING = [
-    ['"2"'],
-    ['"2"', '"3"'],
-    ["1"],
-    [""],
-    [",,"],
-    ['"1'],
-    ['1"'],
-    ['"x"1"x"'],
-    ['"1" "2"'],
-    ['"2" "1"'],
-    ['"1" x'],
-    ['x, "1"'],
-    ['"1"', "x"],
-    ['*, "1"'],
-    ["*", "*"],
-    ['w/"1"'],
-    ['W/ "1"'],
-    ['",", "2"'],
-    ['"2,"1",3"'],
-]
-
-
-# A weak tag matches for If-None-Match only.
-WEAK = [['W/"1"'], ['"other", W/"1"']]
-
-
-def is_unchanged(lines: list[str]) -> bool:
-    """Ask a database whether version 1 is one of those that If-Match names."""
-    version = sqlalchemy.literal(1)
-    engine = sqlalchemy.create_engine("sqlite://")
-    with engine.connect() as connection:
-        found = connection.scalar(
-            sqlalchemy.select(version).where(*unchanged(version, read_tags(lines)))
-        )
-    engine.dispose()
-    return found == 1
-
-
-@pytest.mark.parametrize("lines", MATCHING)
-def test_a_list_with_the_tag_of_a_version_names_it(lines: list[str]) -> None:
-    assert is_known(1, read_tags(lines))
-    assert is_unchanged(lines)
-
-
-@pytest.mark.parametrize("lines", WEAK)
-def test_a_list_with_the_weak_tag_of_a_version_names_it_to_readers_only(lines: list[str]) -> None:
-    assert is_known(1, read_tags(lines))
-    assert not is_unchanged(lines)
-
-
-@pytest.mark.parametrize("lines", NOT_MATCHING)
-def test_a_list_without_the_tag_of_a_version_or_malformed_does_not_name_it(
-    lines: list[str],
-) -> None:
-    assert not is_known(1, read_tags(lines))
-    assert not is_unchanged(lines)
-
-
-# All of these lists are read above; three of each kind are sent.
+# All kinds of lists are read in unit/test_tags.py; three of each are sent.
 @pytest.mark.parametrize("lines", [['"1"'], ['"other"', '"1"'], ['"other", W/"1"']])
 def test_an_unchanged_user_is_not_sent_again(client: httpx.Client, lines: list[str]) -> None:
     ada = add(client, ADA)

@@ -21,10 +21,10 @@ import psycopg
 import pytest
 import sqlalchemy
 
-from conftest import ROOT, StartService
 from helpers import ADA, GRACE, add, sql, wait_until
 from postgres import Postgres, accepts, free_port
 from production import LOCK_TIMEOUT
+from service import ROOT, StartService
 
 README, FRENCH, LESSONS = "README.md", "README.fr.md", "docs/lessons.md"
 OPERATIONS, RECIPE = "docs/operations.md", "docs/another-resource.md"
@@ -368,7 +368,9 @@ def test_a_broken_lesson_is_seen_by_its_test(installed: Path, number: int) -> No
     quick = {"PYTEST_ADDOPTS": "--exitfirst", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     said = run(command, installed, status=1, **quick)
 
-    assert re.search(rf"^FAILED tests/test_lessons.py::test_lesson_{number}_", said, re.M), said
+    assert re.search(
+        rf"^FAILED tests/lessons/test_lessons.py::test_lesson_{number}_", said, re.M
+    ), said
 
 
 @pytest.mark.slow
@@ -617,6 +619,6 @@ def test_another_resource_is_made_in_four_steps(
 def test_another_resource_leaves_the_gate_green(installed: Path) -> None:
     follow_the_recipe(installed, url="")
 
-    contract = "pytest -x -k 'not postgresql' tests/test_users.py tests/test_docs.py"
+    contract = "pytest -x -k 'not postgresql' tests/api/test_users.py tests/api/test_docs.py"
     for check in ("ruff check .", "ruff format --check .", "mypy .", contract):
         run(f".venv/bin/{check}", installed)

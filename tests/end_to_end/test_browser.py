@@ -6,8 +6,8 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from browser import execute
-from conftest import StartService
 from helpers import TOKEN
+from service import StartService
 
 
 @pytest.mark.slow

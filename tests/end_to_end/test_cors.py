@@ -14,43 +14,12 @@ import httpx
 import pytest
 from playwright.sync_api import Error, Page, expect
 
-from conftest import ROOT, StartService
 from helpers import ADA, GRACE, TOKEN, add
+from service import ROOT, StartService
 
 pytestmark = pytest.mark.slow
 
-SHOP = """<!doctype html>
-<link rel="icon" href="data:,">
-<pre></pre>
-<script>
-  async function ask(method, path, headers, user) {
-    const answer = await fetch("SERVICE" + path, {
-      method,
-      headers: {"Content-Type": "application/json", Authorization: "Bearer TOKEN", ...headers},
-      body: user && JSON.stringify(user),
-    });
-    const {ETag, Link, Location} = Object.fromEntries(
-      ["ETag", "Link", "Location"].map((name) => [name, answer.headers.get(name) ?? undefined])
-    );
-    return {status: answer.status, ETag, Link, Location};
-  }
-  async function shop() {
-    const added = await ask("POST", "/users", {}, GRACE);
-    return [
-      added,
-      await ask("GET", "/users?limit=1"),
-      await ask("GET", added.Location, {"If-None-Match": added.ETag}),
-      await ask("PATCH", added.Location, {"If-Match": added.ETag}, {"name": "Amazing Grace"}),
-      await ask("DELETE", added.Location, {"If-Match": added.ETag}),
-      await ask("DELETE", added.Location),
-      await ask("GET", "/users", {Authorization: "Bearer wrong"}),
-    ];
-  }
-  shop().catch(String).then((read) => {
-    document.querySelector("pre").textContent = JSON.stringify(read);
-  });
-</script>
-"""
+SHOP = Path(__file__).with_name("shop.html").read_text()
 
 
 class Quiet(SimpleHTTPRequestHandler):

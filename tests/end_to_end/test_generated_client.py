@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import StartService
 from helpers import ADA, GRACE
+from service import StartService
 
 pytestmark = pytest.mark.slow
 

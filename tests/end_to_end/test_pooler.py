@@ -15,10 +15,10 @@ import httpx
 import psycopg
 import pytest
 
-from conftest import StartService
 from helpers import ADA, GRACE, add, at_once, logged
 from postgres import Postgres, free_port
 from production import LOCK_TIMEOUT
+from service import StartService
 
 pytestmark = pytest.mark.slow
 

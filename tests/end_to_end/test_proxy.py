@@ -20,9 +20,9 @@ import sqlalchemy
 from playwright.sync_api import Page
 
 from browser import execute
-from conftest import ROOT, Service, StartService
 from helpers import ADA, MIB, add, add_many, memory, sql, wait_until
 from postgres import accepts, free_port
+from service import ROOT, Service, StartService
 
 pytestmark = pytest.mark.slow
 

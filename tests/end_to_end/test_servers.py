@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from conftest import ROOT
 from helpers import ADA, JSON, add, wait_until
 from postgres import free_port
+from service import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,7 @@ class Server:
         def healthy() -> bool:
             assert self.process.poll() is None, self.log.read_text()
             with suppress(httpx.TransportError):
-                # As in conftest: the certificates of authorities would be read at each look.
+                # As in service.py: the certificates of authorities would be read at each look.
                 return httpx.get(f"{url}/health", verify=False).status_code == 200
             return False
 

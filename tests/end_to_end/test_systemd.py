@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, StartService
 from helpers import ADA, add
+from service import ROOT, StartService
 
 pytestmark = pytest.mark.slow
 

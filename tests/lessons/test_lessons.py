@@ -14,8 +14,28 @@ import httpx
 import pytest
 import sqlalchemy
 
-from conftest import ROOT, StartService
 from helpers import ADA, GRACE, add, add_many, replace, slow_readers, wait_until
+from service import ROOT, StartService
+
+
+@pytest.fixture
+def python(new_database: str) -> Callable[[str], str]:
+    """Run a file beside this one in a process of its own, over an empty database."""
+
+    def run(file: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", Path(__file__).with_name(file)],
+            cwd=ROOT,
+            env=os.environ | {"DATABASE_URL": new_database, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    return run
 
 
 def main() -> str:
@@ -41,31 +61,7 @@ def test_lesson_1_a_connection_is_checked_before_it_is_used(
 
 
 def test_lesson_2_sessions_keep_people_out_of_each_others_way(python: Callable[[str], str]) -> None:
-    said = python("""
-from sqlalchemy.orm.exc import StaleDataError
-from database import SessionLocal, engine
-from production.tables import check
-from models import User
-check(engine)
-with SessionLocal() as db:
-    db.add(User(name="Ada", email="ada@example.com"))
-    db.commit()
-sessions = [SessionLocal(expire_on_commit=False) for _ in range(2)]
-drafts = []
-for db in sessions:  # both people read the same version ...
-    drafts.append(db.get(User, 1))
-    db.commit()
-for db, draft, name in zip(sessions, drafts, ["One", "Other"]):  # ... and both change it
-    draft.name = name
-    try:
-        db.commit()
-        print("stored")
-    except StaleDataError:
-        print("refused")
-    db.close()
-with SessionLocal() as db:
-    print(db.get(User, 1).name)
-""")
+    said = python("lesson_2.py")
 
     assert said.split() == ["stored", "refused", "One"]
 
@@ -73,22 +69,7 @@ with SessionLocal() as db:
 def test_lesson_3_session_local_makes_sessions_that_wait_for_their_commit(
     python: Callable[[str], str],
 ) -> None:
-    said = python("""
-from sqlalchemy import func, select
-from database import SessionLocal, engine, read_engine
-from production.tables import check
-from models import User
-check(engine)
-count = select(func.count()).select_from(User)
-with SessionLocal() as db, SessionLocal(bind=read_engine) as another:
-    print(db.get_bind() is engine)
-    db.add(User(name="Ada", email="ada@example.com"))
-    print(db.scalar(count))  # autoflush=False: a query does not send the draft
-    db.flush()
-    print(db.scalar(count), another.scalar(count))  # autocommit=False: nobody else sees it
-    db.commit()
-    print(another.scalar(count))
-""")
+    said = python("lesson_3.py")
 
     assert said.split() == ["True", "0", "1", "0", "1"]
 
@@ -118,26 +99,7 @@ def test_lesson_4_all_that_was_checked_is_stored_and_nothing_else(
 def test_lesson_5_get_db_closes_what_it_opened_whatever_happens(
     python: Callable[[str], str],
 ) -> None:
-    said = python("""
-import asyncio
-from fastapi import Request
-from sqlalchemy import text
-from database import engine, get_db
-
-async def requests():
-    for method in ["GET", "POST"] * 10:
-        for failure in (None, RuntimeError("the endpoint failed")):
-            dependency = get_db(Request({"type": "http", "method": method}))
-            db = await anext(dependency)
-            db.execute(text("SELECT 1"))
-            print(engine.pool.checkedout())
-            try:
-                await (dependency.athrow(failure) if failure else anext(dependency))
-            except (StopAsyncIteration, RuntimeError):
-                print(engine.pool.checkedout())
-
-asyncio.run(requests())
-""")
+    said = python("lesson_5.py")
 
     assert said.split() == ["1", "0"] * 40
 
@@ -177,20 +139,7 @@ def test_lesson_6_the_list_is_what_the_database_holds_as_json(
 
 
 def test_lesson_7_two_requests_never_share_a_session(python: Callable[[str], str]) -> None:
-    said = python("""
-import asyncio
-from fastapi import Request
-from database import get_db
-
-async def requests():
-    dependencies = [get_db(Request({"type": "http", "method": "GET"})) for _ in range(2)]
-    one, other = [await anext(dependency) for dependency in dependencies]
-    print(one is other)
-    for dependency in dependencies:
-        await dependency.aclose()
-
-asyncio.run(requests())
-""")
+    said = python("lesson_7.py")
 
     assert said == "False"
 

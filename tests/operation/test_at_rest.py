@@ -14,8 +14,8 @@ import httpx
 import pytest
 import sqlalchemy
 
-from conftest import StartService
 from helpers import ADA, GRACE, add, alembic, at_once, sql
+from service import StartService
 
 pytestmark = pytest.mark.slow
 

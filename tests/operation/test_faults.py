@@ -11,8 +11,8 @@ import httpx
 import pytest
 import sqlalchemy
 
-from conftest import Service, StartService
 from helpers import ADA, GRACE, HOLD_THE_TABLE, add, assert_unavailable, at_once
+from service import Service, StartService
 
 pytestmark = pytest.mark.slow
 

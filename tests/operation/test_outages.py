@@ -15,9 +15,9 @@ import httpx
 import psycopg
 import pytest
 
-from conftest import Service, StartService
 from helpers import ADA, GRACE, add, alembic, assert_unavailable, at_once, logged, sql, until_served
 from postgres import Postgres
+from service import Service, StartService
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,6 @@ import httpx
 import psycopg
 import pytest
 
-from conftest import StartService
 from helpers import (
     ADA,
     GRACE,
@@ -25,6 +24,7 @@ from helpers import (
     wait_until,
 )
 from postgres import Postgres
+from service import StartService
 
 # Each of them starts a server of its own, or two.
 pytestmark = pytest.mark.slow

@@ -1,6 +1,7 @@
 """A service starts and ends in time, whatever its database does meanwhile."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,6 @@ import httpx
 import pytest
 import sqlalchemy
 
-from conftest import ROOT, StartService
 from helpers import (
     ADA,
     HOLD_THE_SCHEMA,
@@ -29,8 +29,10 @@ from helpers import (
 )
 from postgres import Postgres
 from production import LOCK_TIMEOUT
+from service import ROOT, StartService
 
 pytestmark = pytest.mark.slow
+STEPS = Path(__file__).parent / "steps"
 END = 15  # seconds, as docs/operations.md says
 
 
@@ -129,34 +131,12 @@ def test_alembic_says_which_database_it_alters_and_keeps_the_password_to_itself(
     assert "cret" not in said
 
 
-AUTOCOMMIT = '''"""An index that is made while others write."""
-
-from alembic import op
-
-revision = "0002"
-down_revision = "0001"
-
-
-def upgrade() -> None:
-    with op.get_context().autocommit_block():
-        op.execute("VACUUM")
-        if op.get_bind().dialect.name == "postgresql":
-            op.execute("SELECT pg_sleep(6)")
-            op.execute("CREATE INDEX CONCURRENTLY by_name ON users (name)")
-    op.execute("UPDATE users SET name = 'after'")
-
-
-def downgrade() -> None:
-    pass
-'''
-
-
 def test_a_step_may_have_a_block_that_runs_in_no_transaction(
     new_database: str, project: Path
 ) -> None:
     alembic(new_database, "upgrade", "head")
     sql(new_database, "INSERT INTO users (name, email) VALUES ('before', 'a@example.com')")
-    (project / "migrations/versions/0002_index.py").write_text(AUTOCOMMIT)
+    shutil.copy(STEPS / "index.py", project / "migrations/versions/0002_index.py")
 
     alembic(new_database, "upgrade", "head", cwd=project)
 

@@ -1,11 +1,11 @@
 """Whose tables the database has, and what the service does about it: it alters none by itself."""
 
+import shutil
 from pathlib import Path
 
 import httpx
 import pytest
 
-from conftest import Service, StartService
 from helpers import (
     ADA,
     GRACE,
@@ -17,6 +17,7 @@ from helpers import (
     replace,
     sql,
 )
+from service import Service, StartService
 
 pytestmark = pytest.mark.slow
 
@@ -51,24 +52,7 @@ FIRST_VERSION = {
 COLUMN = """
     city: Mapped[str] = mapped_column(String(100), server_default="")
     email: Mapped"""
-STEP = '''"""A city for every user."""
-
-import sqlalchemy as sa
-from alembic import op
-
-revision = "0002"
-down_revision = "0001"
-
-
-def upgrade() -> None:
-    with op.batch_alter_table("users") as users:
-        users.add_column(sa.Column("city", sa.String(100), server_default="", nullable=False))
-
-
-def downgrade() -> None:
-    with op.batch_alter_table("users") as users:
-        users.drop_column("city")
-'''
+STEPS = Path(__file__).parent / "steps"
 OURS = ["id", "name", "email", "version"]
 
 
@@ -76,7 +60,7 @@ OURS = ["id", "name", "email", "version"]
 def later(project: Path) -> Path:
     """A copy of the project, one version later."""
     replace(project / "models.py", "\n    email: Mapped", COLUMN)
-    (project / "migrations" / "versions" / "0002_city.py").write_text(STEP)
+    shutil.copy(STEPS / "city.py", project / "migrations/versions/0002_city.py")
     return project
 
 

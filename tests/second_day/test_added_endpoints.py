@@ -11,7 +11,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from conftest import Service, StartService, copy_project
 from helpers import (
     ADA,
     GRACE,
@@ -26,6 +25,7 @@ from helpers import (
     sql,
 )
 from postgres import Postgres
+from service import Service, StartService
 
 pytestmark = pytest.mark.slow
 
@@ -68,59 +68,15 @@ PHOTOS = [
     {"id": 2, "title": "Sunset", "version": 1},
 ]
 
-# `seconds` of thinking, between reading and writing.
-ORM_WRITE = """
-import re
-import time
-
-
-@app.post("/rename/{user_id}")
-def rename(user_id: int, name: str, seconds: float = 0, db: Session = Depends(get_db)):
-    user = db.get(User, user_id)
-    time.sleep(seconds)
-    user.name = name
-    db.commit()
-"""
-UPDATE_STATEMENT = """
-from sqlalchemy import update
-
-
-@app.post("/update/{user_id}")
-def update_name(user_id: int, name: str, db: Session = Depends(get_db)):
-    db.execute(update(User).where(User.id == user_id).values(name=name))
-    db.commit()
-"""
-
 METHODS = ["GET", "POST"]
-# What the endpoint does, and what the log says then.
+# The mistakes of changes.py, and what the log says then.
 MISTAKES = {
-    "column": ("db.execute(text('SELECT nmae FROM users'))", "nmae"),
-    "syntax": ("db.execute(text('SELEKT name FROM users'))", "syntax error"),
-    "table": ("db.query(Photo).all()", "photos"),
-    "null": (
-        "db.add(User(name=None, email='secret' + '@example.com')); db.commit()",
-        "NotNullViolation|NOT NULL constraint",
-    ),
-    "python": ("1 / 0", "ZeroDivisionError"),
+    "column": "nmae",
+    "syntax": "syntax error",
+    "table": "photos",
+    "null": "NotNullViolation|NOT NULL constraint",
+    "python": "ZeroDivisionError",
 }
-MISTAKEN = "\n\nfrom models import Photo\nfrom sqlalchemy import text\n" + "".join(
-    f"""
-
-@app.api_route("/mistakes/{name}", methods={METHODS})
-def {name}(db: Session = Depends(get_db)):
-    {code}
-"""
-    for name, (code, _) in MISTAKES.items()
-)
-
-HALF_WAY = """
-
-@app.post("/half-way")
-def half_way(db: Session = Depends(get_db)):
-    db.add(User(name="Ghost", email="ghost@example.com"))
-    db.flush()
-    raise RuntimeError("half-way")
-"""
 
 
 def add_photos(project: Path, url: str, endpoint: str) -> None:
@@ -140,14 +96,9 @@ def added_url(create_database: Callable[[], str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def added(
-    _start: StartService, added_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
+def added(_start: StartService, added_url: str) -> Iterator[Service]:
     """A service with endpoints that change users, and with endpoints that fail."""
-    project = copy_project(tmp_path_factory.mktemp("added"))
-    append(project / "models.py", PHOTO)  # with no step that makes its table
-    append(project / "main.py", ORM_WRITE + UPDATE_STATEMENT + MISTAKEN + HALF_WAY)
-    service = _start(added_url, cwd=project)
+    service = _start(added_url, "--app-dir", "tests", app="second_day.changes:app")
     service.wait().close()
     yield service
     service.kill()
@@ -300,7 +251,7 @@ def test_a_mistake_in_an_added_endpoint_is_500_with_its_traceback_and_disturbs_n
     mistaken: Service,
 ) -> None:
     with mistaken.client() as client:
-        for name, (_, telling) in MISTAKES.items():
+        for name, telling in MISTAKES.items():
             seen = len(mistaken.log.read_text())
 
             asks = [partial(client.request, method, f"/mistakes/{name}") for method in METHODS]

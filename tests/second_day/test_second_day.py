@@ -21,7 +21,6 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect as connect_socket
 
-from conftest import ROOT, Service, StartService
 from helpers import (
     TOKEN,
     add,
@@ -34,6 +33,7 @@ from helpers import (
     wait_until,
 )
 from postgres import Postgres
+from service import ROOT, Service, StartService
 
 pytestmark = pytest.mark.slow
 
