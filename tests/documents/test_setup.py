@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
-from test_readme import OPERATIONS, README, commands, run, running, sections
+from commands import OPERATIONS, README, command, run, running, sections
+from service import ROOT
 
 CONSTRAINTS = ROOT / "constraints.txt"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -61,7 +61,7 @@ def test_these_tests_run_with_the_versions_of_the_lock() -> None:
 def test_env_example_closes_the_service_with_its_token(project: Path) -> None:
     (project / ".venv").symlink_to(sys.prefix)
     (project / ".env.example").write_text((ROOT / ".env.example").read_text())
-    (start,) = commands(README, "With a token")
+    start = command(README, "With a token")
     (curl,) = re.findall(r"`(curl [^`]+)`", sections(README)["With a token"])
 
     with running(start, project) as (client, _):
@@ -98,7 +98,7 @@ def test_the_dockerfile_starts_and_checks_the_service_as_the_guide_says() -> Non
     check, start = (json.loads(words) for words in re.findall(r"CMD (\[.*\])$", DOCKERFILE, re.M))
 
     assert f"**Command:** `{shlex.join(start)}`" in guide
-    assert shlex.split(commands(OPERATIONS, "Container")[0])[1:] == check[1:]
+    assert shlex.split(command(OPERATIONS, "Container"))[1:] == check[1:]
     assert re.findall(r"^RUN (pip install).* (-r .*)$", DOCKERFILE, re.M) == [
         ("pip install", "-r requirements.txt")
     ]

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, Service, StartService
 from helpers import ADA, add, alembic, append, columns, logged, sql
-from test_proxy import NGINX, Proxy
+from nginx import NGINX, Proxy
+from service import ROOT, Service, StartService
 
 pytestmark = [
     pytest.mark.slow,

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, Service, StartService
 from helpers import (
     ADA,
     add,
@@ -26,6 +25,7 @@ from helpers import (
     wait_until,
 )
 from postgres import Postgres
+from service import ROOT, Service, StartService
 
 pytestmark = pytest.mark.slow
 
