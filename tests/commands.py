@@ -27,11 +27,11 @@ TEXT = {
 
 def blocks(text: str, language: str = "sh") -> list[str]:
     """Return the blocks of code in this language; a name may follow the language."""
-    return re.findall(rf"^```{language}(?: [\w-]+)?\n(.*?)^```", text, re.M | re.S)
+    return re.findall(rf"^```{language}\b[^\n]*\n(.*?)^```", text, re.M | re.S)
 
 
 def block(document: str, name: str) -> str:
-    """Return the block with this name, which stands behind its language and is not rendered."""
+    """Return the block with this name, which stands behind the language and is not shown."""
     (found,) = re.findall(rf"^```\w+ {name}\n(.*?)^```", TEXT[document], re.M | re.S)
     return str(found)
 

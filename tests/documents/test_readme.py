@@ -301,9 +301,8 @@ def test_a_broken_lesson_is_seen_by_its_test(installed: Path, number: int) -> No
     quick = {"PYTEST_ADDOPTS": "--exitfirst", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     said = run(test, installed, status=1, **quick)
 
-    assert re.search(
-        rf"^FAILED tests/lessons/test_lessons.py::test_lesson_{number}_", said, re.M
-    ), said
+    failed = rf"^FAILED tests/lessons/test_lessons.py::test_lesson_{number}_"
+    assert re.search(failed, said, re.M), said
 
 
 @pytest.mark.slow

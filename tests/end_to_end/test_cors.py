@@ -2,7 +2,6 @@
 
 import functools
 import json
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +13,9 @@ import httpx
 import pytest
 from playwright.sync_api import Error, Page, expect
 
+from commands import OPERATIONS, block
 from helpers import ADA, GRACE, TOKEN, add
-from service import ROOT, StartService
+from service import StartService
 
 pytestmark = pytest.mark.slow
 
@@ -57,8 +57,7 @@ def client(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[httpx.Client]:
     """A client of the service with the recipe in it, for the first of the origins, and Ada."""
-    document = (ROOT / "docs/operations.md").read_text().partition("## Pages of other origins")[2]
-    (recipe,) = re.findall(r"^```python\n(.*?)^```", document, re.M | re.S)
+    recipe = block(OPERATIONS, "cors")
     assert recipe.count("https://shop.example.com") == 1
     with (project / "main.py").open("a") as main:
         main.write(recipe.replace("https://shop.example.com", origins[0]))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from commands import OPERATIONS, block
 from helpers import (
     ADA,
     add,
@@ -25,13 +26,14 @@ from helpers import (
     wait_until,
 )
 from postgres import Postgres
-from service import ROOT, Service, StartService
+from service import Service, StartService
 
 pytestmark = pytest.mark.slow
 
-GUIDE = (ROOT / "docs/operations.md").read_text().partition("\n## Several hosts\n")[2]
-URL, READ_URL = re.findall(r"^DATABASE_(?:READ_)?URL=(\S+)$", GUIDE, re.M)
-ALL_STANDBYS, WITHOUT_THE_FIRST = re.findall(r"^```sql\n(.*?)^```", GUIDE, re.M | re.S)
+HOSTS = dict(re.findall(r"^(\w+)=(\S+)$", block(OPERATIONS, "hosts"), re.M))
+URL, READ_URL = HOSTS["DATABASE_URL"], HOSTS["DATABASE_READ_URL"]
+ALL_STANDBYS = block(OPERATIONS, "all-standbys")
+WITHOUT_THE_FIRST = block(OPERATIONS, "without-the-first")
 NO_STANDBY = "ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf();"
 numbers = itertools.count(1)
 READS = ["/users", "/users/1", "/users?email=ada@example.com", "/health"]
