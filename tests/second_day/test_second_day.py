@@ -1,6 +1,6 @@
 """What is added as FastAPI's and SQLAlchemy's own pages write it works, and takes nothing down.
 
-What is added stands in `second_day/`.
+What is added stands in `app.py`, beside this file.
 """
 
 import itertools
