@@ -25,7 +25,7 @@ from production import LOCK_TIMEOUT
 
 READS = re.compile(r"\s*(SELECT|PRAGMA|WITH)\b", re.I)
 WRITES = re.compile(r"\s*WITH\b.*\b(INSERT|UPDATE|DELETE|REPLACE)\b", re.I | re.S)
-
+WAIT = f"PRAGMA busy_timeout = {LOCK_TIMEOUT * 1000}"  # milliseconds
 AUTOINCREMENT = """
     SELECT name FROM sqlite_master WHERE name = ? AND sql LIKE '%AUTOINCREMENT%'"""
 
@@ -138,10 +138,14 @@ def use_wal(connection: sqlite3.Connection) -> bool:
 
     The file remembers it, but a backup made by VACUUM INTO does not.
     """
-    with suppress(sqlite3.OperationalError):  # in use or read-only: the next one tries
+    connection.execute("PRAGMA busy_timeout = 0")
+    try:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         return bool(mode == "wal")
-    return False
+    except sqlite3.OperationalError:  # in use or read-only: the next one tries
+        return False
+    finally:
+        connection.execute(WAIT)
 
 
 def last_ids(connection: sqlite3.Connection) -> dict[str, int]:
@@ -188,7 +192,7 @@ def take_lock(cursor: sqlite3.Cursor) -> None:
     try:
         cursor.execute("BEGIN IMMEDIATE")
     finally:
-        cursor.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT * 1000}")
+        cursor.execute(WAIT)
 
 
 def close_cursors(_: Any, record: Any, __: Any) -> None:
