@@ -556,5 +556,6 @@ def test_another_resource_leaves_the_gate_green(installed: Path) -> None:
     follow_the_recipe(installed, url="")
 
     contract = "pytest -x -k 'not postgresql' tests/api/test_users.py tests/api/test_docs.py"
-    for check in ("ruff check .", "ruff format --check .", "mypy .", contract):
+    types = "mypy . --exclude ^tests/"  # which the recipe does not change
+    for check in ("ruff check .", "ruff format --check .", types, contract):
         run(f".venv/bin/{check}", installed)
