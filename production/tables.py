@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, inspect
 from sqlalchemy.exc import DBAPIError
 
 from models import Base, User
+from production import LOCK_TIMEOUT
 from production.dialects import dialect
 from production.failures import NotReadyError, reason_of
 
@@ -41,8 +42,8 @@ def check(engine: Engine | Connection) -> None:
     """
     found, versions = look(engine)
     if User.__tablename__ not in found:
-        if not known | versions | (found - {"alembic_version"}):
-            make()
+        if not known:
+            make_if_empty(engine)
         found, versions = look(engine)  # another service may just have made them
     if not versions and not known - found:
         raise NotReadyError("there are tables that `alembic upgrade head` did not make")
@@ -60,12 +61,14 @@ def check(engine: Engine | Connection) -> None:
     known.update(found & set(Base.metadata.tables))
 
 
-def make() -> None:
+def make_if_empty(engine: Engine | Connection) -> None:
     """Make the tables. Raises NotReadyError if the database refuses."""
-    if not one_at_a_time.acquire(blocking=False):
+    if not one_at_a_time.acquire(timeout=LOCK_TIMEOUT / 2):
         raise NotReadyError("the tables are being made")
     try:
-        upgrade(alembic, "head")
+        found, versions = look(engine)  # another request may have made them
+        if not versions | (found - {"alembic_version"}):
+            upgrade(alembic, "head")
     except DBAPIError as error:
         reason = reason_of(error)
         raise NotReadyError(f"the tables cannot be made: {reason}") from error

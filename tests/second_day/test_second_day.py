@@ -366,11 +366,11 @@ def test_the_documented_way_of_testing_works_and_never_touches_the_real_database
     assert not real.exists()
 
 
-def test_tests_may_run_in_several_event_loops(url: str, service: Service) -> None:
+def test_tests_may_run_in_several_event_loops(new_database: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "tests/second_day/their_tests.py", "-k", "loop"],
         cwd=ROOT,
-        env=os.environ | {"DATABASE_URL": url},
+        env=os.environ | {"DATABASE_URL": new_database},
         capture_output=True,
         text=True,
         check=False,
