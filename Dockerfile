@@ -8,8 +8,8 @@ RUN pip install --no-cache-dir -r requirements.txt
 COPY . .
 
 # For SQLite: files that this user alone may read, in a volume.
-RUN useradd --system users && install -d -o users /data
-USER users
+RUN useradd --system service && install -d -o service /data
+USER service
 VOLUME /data
 ENV DATABASE_URL=sqlite:////data/users.db
 

@@ -42,7 +42,7 @@ def path_of(rest: str) -> Path:
     """
     path = rest.removeprefix("/")
     options = re.search(r"\?\w+=[^/]*$", path)
-    if not path or options or path.startswith((":memory:", "file:")):
+    if not path or options or path.startswith((":memory:", "file:")) or path[-1] == "/":
         example = "sqlite:///path/to/file.db"
         raise ValueError(f"must have the path of a file: {example}")
     if not Path(path).absolute().parent.is_dir():

@@ -50,7 +50,8 @@ def reason_of(error: Exception) -> str:
     reason = str(getattr(error, "orig", None) or error)
     if denied := re.match(r"permission denied for (schema|table) (\w+)", reason):
         kind, name = denied.groups()
-        return f"{reason}: GRANT {RIGHTS[kind]} ON {kind} {name} TO the service's role"
+        rights = "SELECT" if name == "alembic_version" else RIGHTS[kind]
+        return f"{reason}: GRANT {rights} ON {kind} {name} TO the service's role"
     return reason
 
 

@@ -49,7 +49,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     if making.done():
         making.result()  # a step with a mistake stops the start
     yield
-    engine.dispose()
-    read_engine.dispose()
     dialect.cut()
     await making
+    engine.dispose()
+    read_engine.dispose()

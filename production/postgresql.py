@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from socket import AF_INET, SHUT_RDWR, SOCK_STREAM, fromfd, getaddrinfo
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 from weakref import WeakSet
 
@@ -21,6 +21,7 @@ TIMEOUTS = f"""
     FROM (VALUES ('lock_timeout', {LOCK_TIMEOUT}),
         ('statement_timeout', {LOCK_TIMEOUT + 1})) AS timeouts (name, seconds)
     WHERE current_setting(name) = '0'"""  # noqa: S608
+CONNECT_TIMEOUT = 2  # seconds, for each host
 MISSING_RIGHTS = """
     SELECT name FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS name
     WHERE NOT has_table_privilege(to_regclass('users'), name)
@@ -39,12 +40,13 @@ class PostgreSQL:
         Raises ValueError if it cannot be read.
         """
         defaults = {
-            "connect_timeout": 2,  # seconds, for each host
+            "connect_timeout": CONNECT_TIMEOUT,
             "tcp_user_timeout": 5000,  # milliseconds until a silent host is given up
         }
         # Behind a pooler, connections would share prepared statements.
         arguments = {**defaults, **read_url(rest), "prepare_threshold": None}
         self.connections: WeakSet[psycopg.Connection[Any]] = WeakSet()
+        self.lock = Lock()  # for whoever goes through the connections
         self.looks: dict[str, tuple[Thread, float]] = {}
         self.options: dict[str, Any] = {
             "url": "postgresql+psycopg://",
@@ -71,7 +73,7 @@ class PostgreSQL:
             look, end = self.looks.get(host, (None, 0.0))
             if not (look and look.is_alive()):
                 look = Thread(target=resolve, args=[host], daemon=True)
-                end = time.monotonic() + float(arguments["connect_timeout"])
+                end = time.monotonic() + CONNECT_TIMEOUT
                 look.start()
                 self.looks[host] = look, end
             look.join(max(0, end - time.monotonic()))
@@ -80,7 +82,8 @@ class PostgreSQL:
 
     def set_up(self, connection: psycopg.Connection[Any], _: Any) -> None:
         """Limit how long a statement waits for a lock, and how long it takes in all."""
-        self.connections.add(connection)
+        with self.lock:
+            self.connections.add(connection)
         transactions = not connection.autocommit
         connection.autocommit = True
         connection.execute(TIMEOUTS.encode())
@@ -110,7 +113,9 @@ class PostgreSQL:
 
     def cut(self) -> None:
         """End what still waits for the server, which may be frozen."""
-        for connection in list(self.connections):
+        with self.lock:
+            connections = list(self.connections)
+        for connection in connections:
             with suppress(OSError, psycopg.Error):  # it is closed already
                 socket = fromfd(connection.fileno(), AF_INET, SOCK_STREAM)
                 with socket:

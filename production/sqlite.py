@@ -122,8 +122,10 @@ class SQLite:
 
         event.listen(Table, "column_reflect", keep_autoincrement)
         before = last_ids(driver)
-        yield
-        event.remove(Table, "column_reflect", keep_autoincrement)
+        try:
+            yield
+        finally:
+            event.remove(Table, "column_reflect", keep_autoincrement)
         after = last_ids(driver)
         for table, last in before.items():
             if never_reuses_ids(table) and after.get(table, 0) < last:

@@ -4,6 +4,7 @@ import re
 import threading
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 from alembic.command import upgrade
 from alembic.config import Config
@@ -78,7 +79,10 @@ def make_if_empty(engine: Engine | Connection) -> None:
 
 def was_away(error: Exception) -> bool:
     """Tell whether a statement did not find a table that was there before."""
-    driver = getattr(error, "orig", None)
+    driver: Any = getattr(error, "orig", None)
     undefined = getattr(driver, "sqlstate", None) == "42P01"
+    # PostgreSQL says the same of a table that the statement forgot to join.
+    if undefined and driver.diag.source_function == "errorMissingRTE":
+        return False
     missing = undefined or "no such table" in str(driver)
     return missing and not known.isdisjoint(re.findall(r"\w+", str(driver)))

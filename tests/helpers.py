@@ -42,6 +42,7 @@ REFUSED_URLS = {
     "sqlite+aiosqlite:///users.db": "sqlite://, without +aiosqlite",
     "sqlite://": "must have the path of a file: sqlite:///path/to/file.db",
     "sqlite:///:memory:": "must have the path of a file: sqlite:///path/to/file.db",
+    "sqlite:////data/": "must have the path of a file: sqlite:///path/to/file.db",
     "sqlite:///users.db?mode=ro": "must have the path of a file: sqlite:///path/to/file.db",
     "sqlite:////no/such/directory/users.db": "a directory that is not there: /no/such/directory",
     "postgresql://u:sec@ret@localhost/users": PASSWORD,

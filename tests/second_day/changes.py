@@ -41,6 +41,11 @@ def misspell_a_column(db: Session = Depends(get_db)) -> None:
     db.execute(text("SELECT nmae FROM users"))
 
 
+@app.api_route("/mistakes/join", methods=["GET", "POST"])
+def forget_a_table(db: Session = Depends(get_db)) -> None:
+    db.execute(text("SELECT users.name FROM alembic_version"))
+
+
 @app.api_route("/mistakes/syntax", methods=["GET", "POST"])
 def misspell_sql(db: Session = Depends(get_db)) -> None:
     db.execute(text("SELEKT name FROM users"))

@@ -72,6 +72,7 @@ METHODS = ["GET", "POST"]
 # The mistakes of changes.py, and what the log says then.
 MISTAKES = {
     "column": "nmae",
+    "join": "missing FROM-clause entry|no such column: users.name",
     "syntax": "syntax error",
     "table": "photos",
     "null": "NotNullViolation|NOT NULL constraint",
