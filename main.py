@@ -59,8 +59,7 @@ def create_user(
     with unique_email(new.email, request, db):
         user = db.execute(NEW_USER, values).one()
     db.commit()
-    root = request.scope["root_path"]
-    return user_response(user, 201, Location=f"{root}/users/{user.id}")
+    return user_response(user, 201, Location=address_of(user.id, request))
 
 
 @app.get("/users/{user_id}", **answers.READ)
@@ -155,6 +154,11 @@ def user_response(user: Any, status: int = 200, **headers: str) -> Response:
     return Response(body, status, headers, "application/json")
 
 
+def address_of(user_id: int, request: Request) -> str:
+    """Return the path of a user, behind any prefix."""
+    return f"{request.scope['root_path']}/users/{user_id}"
+
+
 def this_user(user_id: int, if_match: Tags) -> list[sa.ColumnElement[bool]]:
     """Return the conditions for a change: this user, in a version of If-Match."""
     return [COLUMN.id == user_id, *unchanged(COLUMN.version, if_match)]
@@ -178,6 +182,5 @@ def unique_email(email: str | None, request: Request, db: Session) -> Iterator[N
             raise
         db.rollback()
         owner = db.scalar(sa.select(User.id).where(User.email == email))
-        root = request.scope["root_path"]
-        headers = {"Location": f"{root}/users/{owner}"} if owner else None
+        headers = {"Location": address_of(owner, request)} if owner else None
         raise HTTPException(409, "This e-mail is taken", headers) from None

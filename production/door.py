@@ -49,7 +49,8 @@ class Door:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        if refusal := refuse(scope):
+        headers = dict(scope["headers"])
+        if refusal := refuse(scope, headers):
             await refusal(scope, receive, send)
             return
         if scope["type"] == "websocket":
@@ -59,7 +60,7 @@ class Door:
         if scope["query_string"]:  # in which an e-mail may be
             get_current_span().set_attribute("url.query", "REDACTED")
         answer = Answer(scope, receive, send)
-        app = self.app if says_length(scope) else self.counting
+        app = self.app if says_length(scope, headers) else self.counting
         if answer.head:
             scope = {**scope, "method": "GET"}
         scope["turn"] = answer.turn
@@ -125,9 +126,8 @@ class Answer:
         await response(*self.server)
 
 
-def refuse(scope: Scope) -> Response | None:
+def refuse(scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
     """Return the answer to a request that may not come in, or None."""
-    headers = dict(scope["headers"])
     length = int(headers.get(b"content-length", 0))
     if b"upgrade" in headers and (length or b"transfer-encoding" in headers):
         # The server would not read the body, or read it as another request.
@@ -147,12 +147,11 @@ def refuse(scope: Scope) -> Response | None:
     return None
 
 
-def says_length(scope: Scope) -> bool:
+def says_length(scope: Scope, headers: dict[bytes, bytes]) -> bool:
     """Tell whether the headers say how long the body is, none included.
 
     Counting takes 5 % of a read's CPU, and only these bodies need it.
     """
-    headers = dict(scope["headers"])
     chunked = b"transfer-encoding" in headers
     return not chunked and scope["http_version"] in ("1.0", "1.1")
 

@@ -5,7 +5,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -25,7 +25,6 @@ from production import LOCK_TIMEOUT
 
 READS = re.compile(r"\s*(SELECT|PRAGMA|WITH)\b", re.I)
 WRITES = re.compile(r"\s*WITH\b.*\b(INSERT|UPDATE|DELETE|REPLACE)\b", re.I | re.S)
-WAIT = f"PRAGMA busy_timeout = {LOCK_TIMEOUT * 1000}"  # milliseconds
 AUTOINCREMENT = """
     SELECT name FROM sqlite_master WHERE name = ? AND sql LIKE '%AUTOINCREMENT%'"""
 
@@ -106,12 +105,11 @@ class SQLite:
         driver.execute("PRAGMA foreign_keys = OFF")  # ignored inside a transaction
         while not driver.in_transaction:
             try:
-                driver.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                if not patient or error.sqlite_errorname != "SQLITE_BUSY":
-                    raise exc.OperationalError(
-                        "BEGIN IMMEDIATE", None, error
-                    ) from error
+                take_lock(driver)
+            except exc.OperationalError as error:
+                code = getattr(error.orig, "sqlite_errorcode", None)
+                if not patient or code != sqlite3.SQLITE_BUSY:
+                    raise
 
         def never_reuses_ids(table: str) -> bool:
             return driver.execute(AUTOINCREMENT, [table]).fetchone() is not None
@@ -140,14 +138,11 @@ def use_wal(connection: sqlite3.Connection) -> bool:
 
     The file remembers it, but a backup made by VACUUM INTO does not.
     """
-    connection.execute("PRAGMA busy_timeout = 0")
-    try:
+    # In use or read-only: the next one tries.
+    with suppress(sqlite3.OperationalError), waiting(connection, 0):
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         return bool(mode == "wal")
-    except sqlite3.OperationalError:  # in use or read-only: the next one tries
-        return False
-    finally:
-        connection.execute(WAIT)
+    return False
 
 
 def last_ids(connection: sqlite3.Connection) -> dict[str, int]:
@@ -174,27 +169,41 @@ def begin_before_write(
     level = connection.get_execution_options().get("isolation_level")
     if level == "AUTOCOMMIT" or cursor.connection.in_transaction:
         return
-    try:
-        take_lock(cursor)
-    except sqlite3.Error as error:
-        raise exc.OperationalError("BEGIN IMMEDIATE", None, error) from error
+    take_lock(cursor)
 
 
-def take_lock(cursor: sqlite3.Cursor) -> None:
+def take_lock(driver: sqlite3.Connection | sqlite3.Cursor) -> None:
     """Wait for the lock; in an event loop only a moment, since all requests wait then.
 
     Whoever has the lock may be one of them, and would never give it back.
     """
+    limit = waiting(driver, 100) if in_event_loop() else nullcontext()
+    try:
+        with limit:
+            driver.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error as error:
+        raise exc.OperationalError("BEGIN IMMEDIATE", None, error) from error
+
+
+def in_event_loop() -> bool:
+    """Tell whether whoever waits here keeps an event loop waiting."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        cursor.execute("BEGIN IMMEDIATE")
-        return
-    cursor.execute("PRAGMA busy_timeout = 100")
+        return False
+    return True
+
+
+@contextmanager
+def waiting(
+    driver: sqlite3.Connection | sqlite3.Cursor, milliseconds: int
+) -> Iterator[None]:
+    """Wait only so long for a lock, in place of LOCK_TIMEOUT seconds."""
+    driver.execute(f"PRAGMA busy_timeout = {milliseconds}")
     try:
-        cursor.execute("BEGIN IMMEDIATE")
+        yield
     finally:
-        cursor.execute(WAIT)
+        driver.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT * 1000}")
 
 
 def close_cursors(_: Any, record: Any, __: Any) -> None:

@@ -27,12 +27,13 @@ one_at_a_time = threading.Lock()  # Alembic's commands are not made for threads
 known: set[str] = set()  # those of the models that were there when all was well
 
 
-def look(engine: Engine | Connection) -> tuple[set[str], set[str]]:
-    """Return the names of the tables, and the versions that Alembic has noted."""
+def look(engine: Engine | Connection) -> tuple[set[str], set[str], str]:
+    """Return the tables, the versions that Alembic has noted, and missing rights."""
     with engine.engine.connect() as connection:
         names = inspect(connection).get_table_names()
         heads = MigrationContext.configure(connection).get_current_heads()
-    return set(names), set(heads)
+        rights = dialect.missing_rights(connection)
+    return set(names), set(heads), rights
 
 
 def check(engine: Engine | Connection) -> None:
@@ -41,11 +42,12 @@ def check(engine: Engine | Connection) -> None:
     Never alters tables that are there. Raises NotReadyError if they are behind or
     not Alembic's, and DBAPIError if the database does not answer.
     """
-    found, versions = look(engine)
+    found, versions, rights = look(engine)
     if User.__tablename__ not in found:
         if not known:
             make_if_empty(engine)
-        found, versions = look(engine)  # another service may just have made them
+        # Another service may just have made them.
+        found, versions, rights = look(engine)
     if not versions and not known - found:
         raise NotReadyError("there are tables that `alembic upgrade head` did not make")
     if missing := ({User.__tablename__} | known) - found:
@@ -56,9 +58,8 @@ def check(engine: Engine | Connection) -> None:
             logger.warning("The tables are newer than this service")
     elif versions != set(steps.get_heads()):
         raise NotReadyError("the tables are behind: run `alembic upgrade head`")
-    with engine.engine.connect() as connection:
-        if rights := dialect.missing_rights(connection):
-            raise NotReadyError(f"permission denied for table users ({rights})")
+    if rights:
+        raise NotReadyError(f"permission denied for table users ({rights})")
     known.update(found & set(Base.metadata.tables))
 
 
@@ -67,7 +68,7 @@ def make_if_empty(engine: Engine | Connection) -> None:
     if not one_at_a_time.acquire(timeout=LOCK_TIMEOUT / 2):
         raise NotReadyError("the tables are being made")
     try:
-        found, versions = look(engine)  # another request may have made them
+        found, versions, _ = look(engine)  # another request may have made them
         if not versions | (found - {"alembic_version"}):
             upgrade(alembic, "head")
     except DBAPIError as error:

@@ -103,6 +103,18 @@ def doomed(make_postgres: Callable[[], Postgres]) -> Cluster:
 
 
 @pytest.fixture
+def doomed_service(
+    start: StartService, doomed: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> Service:
+    """A service over these servers, which has one user."""
+    monkeypatch.setenv("DATABASE_READ_URL", doomed.read_url("postgres"))
+    service = start(doomed.url("postgres"))
+    with service.wait() as client:
+        add(client, ADA)
+    return service
+
+
+@pytest.fixture
 def database(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of an empty database of the cluster, whose reads go to the standbys."""
     name = f"test{next(numbers)}"
@@ -211,53 +223,44 @@ def test_a_user_is_on_every_standby_before_the_answer_to_its_creation(
 
 
 def test_when_the_primary_is_killed_reads_go_on_and_writes_wait_for_the_next_one(
-    start: StartService, doomed: Cluster, monkeypatch: pytest.MonkeyPatch
+    doomed: Cluster, doomed_service: Service
 ) -> None:
-    monkeypatch.setenv("DATABASE_READ_URL", doomed.read_url("postgres"))
     one, two = doomed.standbys
-    service = start(doomed.url("postgres"))
-    with service.wait() as client:
-        add(client, ADA)
+    with Load(doomed_service) as load:
+        load.go_on(load.writes, 201)
+        doomed.primary.kill()
+        load.go_on(load.reads, 200)
+        load.go_on(load.writes, 503, 10)
+        sql(one.url(), "SELECT pg_promote()")
+        load.go_on(load.writes, 201)
+        load.go_on(load.reads, 200)
 
-        with Load(service) as load:
-            load.go_on(load.writes, 201)
-            doomed.primary.kill()
-            load.go_on(load.reads, 200)
-            load.go_on(load.writes, 503, 10)
-            sql(one.url(), "SELECT pg_promote()")
-            load.go_on(load.writes, 201)
-            load.go_on(load.reads, 200)
-
-        assert set(load.writes) == {201, 503}
-        assert set(load.reads) <= {200, 503}
-        assert load.reads[503] <= load.readers  # each had one in flight
-        assert set(load.acknowledged) <= stored(one)
-        wait_until(lambda: stored(two) == stored(one), lambda: "the other does not follow", 30)
+    assert set(load.writes) == {201, 503}
+    assert set(load.reads) <= {200, 503}
+    assert load.reads[503] <= load.readers  # each had one in flight
+    assert set(load.acknowledged) <= stored(one)
+    wait_until(lambda: stored(two) == stored(one), lambda: "the other does not follow", 30)
+    with doomed_service.client() as client:
         assert client.get("/health").json() == {"status": "ok"}
 
 
 def test_when_a_standby_is_killed_reads_go_on_and_writes_until_it_is_taken_from_the_list(
-    start: StartService, doomed: Cluster, monkeypatch: pytest.MonkeyPatch
+    doomed: Cluster, doomed_service: Service
 ) -> None:
-    monkeypatch.setenv("DATABASE_READ_URL", doomed.read_url("postgres"))
     one, two = doomed.standbys
-    service = start(doomed.url("postgres"))
-    with service.wait() as client:
-        add(client, ADA)
+    with Load(doomed_service) as load:
+        load.go_on(load.writes, 201)
+        load.go_on(load.reads, 200)
+        one.kill()
+        load.go_on(load.reads, 200, 200)
+        doomed.tell(WITHOUT_THE_FIRST)
+        load.go_on(load.writes, 201)
+        load.go_on(load.reads, 200)
 
-        with Load(service) as load:
-            load.go_on(load.writes, 201)
-            load.go_on(load.reads, 200)
-            one.kill()
-            load.go_on(load.reads, 200, 200)
-            doomed.tell(WITHOUT_THE_FIRST)
-            load.go_on(load.writes, 201)
-            load.go_on(load.reads, 200)
-
-        assert set(load.writes) <= {201, 503}
-        assert set(load.reads) <= {200, 503}
-        assert load.reads[503] <= load.readers  # each had one in flight
-        assert set(load.acknowledged) <= stored(doomed.primary) & stored(two)
+    assert set(load.writes) <= {201, 503}
+    assert set(load.reads) <= {200, 503}
+    assert load.reads[503] <= load.readers  # each had one in flight
+    assert set(load.acknowledged) <= stored(doomed.primary) & stored(two)
 
 
 def test_a_service_that_starts_without_the_primary_serves_the_reads(
