@@ -36,7 +36,7 @@ database_numbers = itertools.count(1)
 
 def pytest_report_header() -> list[str]:
     return [
-        "seven minutes on two cores with -n 4; with -m 'not slow', less than one",
+        "five minutes on two cores with -n 4; half a minute with -n 2 -m 'not slow'",
         "needs tests/requirements.txt; some tests need Chromium, nginx or PgBouncer",
     ]
 

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from threading import Barrier
 from typing import Any, TypeVar
 
 import httpx
 import sqlalchemy
 
+from forks import Fork
 from service import ROOT, Service
 
 T = TypeVar("T")
@@ -205,18 +207,13 @@ def append(file: Path, text: str) -> None:
 
 
 def alembic(url: str, *arguments: str, cwd: Path = ROOT) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "alembic", *arguments],
-        cwd=cwd,
-        env=os.environ | {"DATABASE_URL": url},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    with NamedTemporaryFile() as output:
+        environment = os.environ | {"DATABASE_URL": url}
+        process = Fork(["alembic", *arguments], cwd, environment, Path(output.name))
+        code = process.wait(60)
+        said = output.read().decode()
+    assert code == 0, said
+    return said
 
 
 def reason_not_to_start(cwd: Path = ROOT, **environment: str) -> str:

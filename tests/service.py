@@ -1,4 +1,7 @@
-"""The service as a user starts it: a uvicorn process, spoken to over HTTP."""
+"""The service: a uvicorn process, spoken to over HTTP.
+
+Most are forks (see forks.py). The tests of the documents start it as a user does.
+"""
 
 import os
 import re
@@ -13,27 +16,34 @@ from typing import Any
 
 import httpx
 
+from forks import Fork
 from postgres import accepts
 
 ROOT = Path(__file__).parent.parent
 
 
 class Service:
-    """A uvicorn process, started as a user starts it, on a port that the system picks."""
+    """A uvicorn process, on a port that the system picks."""
 
     def __init__(
         self, database_url: str, log: Path, *options: str, cwd: Path = ROOT, app: str = "main:app"
     ) -> None:
         self.log = log
         environment = os.environ | {"DATABASE_URL": database_url, "PYTHONUNBUFFERED": "1"}
+        arguments = ["uvicorn", app, "--port", "0", *options]
+        self.process: Fork | subprocess.Popen[bytes]
+        if not any(option.startswith(("--reload", "--workers")) for option in options):
+            self.process = Fork(arguments, cwd, environment, log)
+            return
+        # As a user starts it, since uvicorn starts further processes for these options.
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "uvicorn", app, "--port", "0", *options],
+                [sys.executable, "-m", *arguments],
                 cwd=cwd,
                 env=environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that kill() reaches the processes of --reload, too
+                start_new_session=True,  # so that kill() reaches those, too
             )
 
     def wait(self, seconds: float = 30) -> httpx.Client:
@@ -61,8 +71,10 @@ class Service:
 
     def kill(self) -> None:
         """End the process and all that it started, at once."""
-        with suppress(ProcessLookupError):  # the test has stopped it
-            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
+        if hasattr(os, "killpg"):  # not on Windows
+            with suppress(ProcessLookupError):  # the test has stopped it
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 

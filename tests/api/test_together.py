@@ -1,8 +1,6 @@
 """Many clients at once: nobody's change is lost, nobody is told something untrue."""
 
 import os
-import subprocess
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,6 +10,7 @@ import httpx
 import pytest
 import sqlalchemy
 
+from forks import Fork
 from helpers import (
     ADA,
     HOLD_THE_SCHEMA,
@@ -19,6 +18,7 @@ from helpers import (
     add,
     assert_unavailable,
     at_once,
+    logged,
     until_served,
 )
 from service import ROOT, StartService
@@ -113,27 +113,16 @@ def test_four_services_started_at_once_on_an_empty_database_all_come_up(
 
 @pytest.mark.slow
 def test_the_tables_are_created_once_however_many_ask_in_the_same_millisecond(
-    new_database: str,
+    new_database: str, tmp_path: Path
 ) -> None:
-    waiting, go = os.pipe()
-    processes = [
-        subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("make_tables.py")],
-            cwd=ROOT,
-            env=os.environ | {"DATABASE_URL": new_database, "PYTHONPATH": str(ROOT)},
-            stdin=waiting,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(6)
-    ]
-    for process in processes:
-        assert process.stdout
-        assert process.stdout.readline() == "ready\n"
-        process.stdout.close()
+    go, logs = tmp_path / "go", [tmp_path / str(number) for number in range(6)]
+    command = ["tests.api.make_tables", str(go)]
+    environment = os.environ | {"DATABASE_URL": new_database}
+    processes = [Fork(command, ROOT, environment, log) for log in logs]
+    for log in logs:
+        logged(log, "ready")
 
-    os.close(go)  # all of them read the end of their input at once
-    os.close(waiting)
+    go.touch()
 
     assert [process.wait(30) for process in processes] == [0] * 6
 

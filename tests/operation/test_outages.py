@@ -160,7 +160,7 @@ def test_a_read_only_sqlite_file_is_503_for_writes_until_it_is_writable(
     start: StartService, sqlite_file: Path
 ) -> None:
     sqlite_file.chmod(0o400)
-    service = start(f"sqlite:///{sqlite_file}")
+    service = start(f"sqlite:///{sqlite_file}", "--workers=1")  # which is no fork
     with service.wait() as client:
         assert_out(service, client, WRITES, "attempt to write a readonly database")
         for request in READS:

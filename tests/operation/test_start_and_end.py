@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ import httpx
 import pytest
 import sqlalchemy
 
+from forks import Fork
 from helpers import (
     ADA,
     HOLD_THE_SCHEMA,
@@ -104,15 +103,12 @@ def test_a_first_start_that_waits_for_a_standby_serves_503_and_ends_when_told_to
 
 
 def test_alembic_waits_for_another_change_longer_than_a_request_for_a_lock(
-    new_database: str, new_engine: sqlalchemy.Engine
+    new_database: str, new_engine: sqlalchemy.Engine, tmp_path: Path
 ) -> None:
+    environment = os.environ | {"DATABASE_URL": new_database}
     with new_engine.connect() as other:
         other.exec_driver_sql(HOLD_THE_SCHEMA[other.dialect.name])
-        waiting = subprocess.Popen(
-            [sys.executable, "-m", "alembic", "upgrade", "head"],
-            cwd=ROOT,
-            env=os.environ | {"DATABASE_URL": new_database},
-        )
+        waiting = Fork(["alembic", "upgrade", "head"], ROOT, environment, tmp_path / "log")
         time.sleep(LOCK_TIMEOUT + 4)
         assert waiting.poll() is None
 
