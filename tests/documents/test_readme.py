@@ -475,6 +475,12 @@ def test_a_sqlite_backup_made_while_the_service_runs_brings_everything_back(
         assert add(client, GRACE).json()["id"] > ada.json()["id"]
 
 
+def test_a_sqlite_backup_of_a_database_that_is_not_there_fails(installed: Path) -> None:
+    run(block(OPERATIONS, "backup-sqlite"), installed, status=1)
+
+    assert not list(installed.glob("*.db"))
+
+
 @pytest.mark.slow
 def test_a_postgresql_backup_is_restored_while_the_service_runs(
     start: StartService, postgres: Postgres, tmp_path: Path
