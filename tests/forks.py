@@ -1,6 +1,6 @@
 """Python programs that start in a sixth of the time.
 
-FastAPI, SQLAlchemy and Alembic take a second of the processor to import, and the tests start three
+FastAPI, SQLAlchemy and Alembic take a second of the processor to import, and the tests start four
 hundred services and commands. So one process imports them once, and is forked for each of these.
 """
 
