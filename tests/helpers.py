@@ -4,8 +4,6 @@ import json
 import os
 import re
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -206,27 +204,21 @@ def append(file: Path, text: str) -> None:
     file.write_text(file.read_text() + text)
 
 
-def alembic(url: str, *arguments: str, cwd: Path = ROOT) -> str:
+def run_module(*arguments: str, cwd: Path, **environment: str) -> tuple[int, str]:
+    """Run a Python module to its end, and return its exit code and what it said."""
     with NamedTemporaryFile() as output:
-        environment = os.environ | {"DATABASE_URL": url}
-        process = Fork(["alembic", *arguments], cwd, environment, Path(output.name))
-        code = process.wait(60)
-        said = output.read().decode()
+        process = Fork([*arguments], cwd, os.environ | environment, Path(output.name))
+        return process.wait(60), output.read().decode()
+
+
+def alembic(url: str, *arguments: str, cwd: Path = ROOT) -> str:
+    code, said = run_module("alembic", *arguments, cwd=cwd, DATABASE_URL=url)
     assert code == 0, said
     return said
 
 
 def reason_not_to_start(cwd: Path = ROOT, **environment: str) -> str:
     """Start a service that must not come up, and return what it says."""
-    done = subprocess.run(
-        [sys.executable, "-m", "uvicorn", "main:app", "--port", "0"],
-        cwd=cwd,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode != 0, done.stdout
-    return done.stdout
+    code, said = run_module("uvicorn", "main:app", "--port", "0", cwd=cwd, **environment)
+    assert code != 0, said
+    return said

@@ -57,9 +57,8 @@ def ask_and_wait(client: httpx.Client) -> None:
         client.post("/users", json=ADA)
 
 
-@pytest.mark.parametrize(
-    ("stop", "workers"), [(signal.SIGTERM, 1), (signal.SIGTERM, 2), (signal.SIGINT, 1)]
-)
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_the_service_ends_in_time_when_told_to_though_postgresql_is_frozen(
     start: StartService, postgres: Postgres, stop: signal.Signals, workers: int
 ) -> None:
@@ -172,6 +171,7 @@ def test_no_id_is_given_out_again_after_a_step_has_rebuilt_the_table(
 
     sql(new_database, "DELETE FROM users")
     alembic(new_database, "downgrade", "-1", cwd=project)  # of a table without rows
+    assert "(head)" not in alembic(new_database, "current", cwd=project)
     alembic(new_database, "upgrade", "head", cwd=project)
     with start(new_database, cwd=project).wait() as client:
         assert add(client, ADA).json()["id"] == 6
