@@ -69,6 +69,7 @@ class Door:
         except CancelledError as stop:
             if "shutdown" not in str(stop):  # a time limit of somebody's own
                 raise
+            answer.turn.sessions.clear()  # closed by now, or its thread still connects
             if not answer.begun:  # uvicorn would log a traceback
                 await answer.replace(refused(503, "The service stops", RETRY))
         finally:

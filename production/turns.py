@@ -9,7 +9,7 @@ from typing import Any
 
 from anyio import CancelScope, Semaphore, WouldBlock, move_on_after
 from anyio.lowlevel import RunVar
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IllegalStateChangeError
 from sqlalchemy.orm import Session
 from starlette.requests import HTTPConnection, Request
 
@@ -145,6 +145,12 @@ def one_turn(
                 finally:
                     if is_on_a_server(db):
                         await roll_back(db)
+        except IllegalStateChangeError as error:
+            stop = error.__context__
+            # uvicorn stops, and the thread of this request still connects.
+            if isinstance(stop, asyncio.CancelledError):
+                raise stop from None
+            raise
         except Exception as error:
             if answer := answer_to(error):
                 raise answer from error

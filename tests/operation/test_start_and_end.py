@@ -1,5 +1,6 @@
 """A service starts and ends in time, whatever its database does meanwhile."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -57,15 +58,21 @@ def ask_and_wait(client: httpx.Client) -> None:
         client.post("/users", json=ADA)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("stop", "workers", "idle"),
+    [
+        *itertools.product([signal.SIGTERM, signal.SIGINT], [1, 2], [0]),
+        (signal.SIGTERM, 1, 0.7),  # so long that a connection is looked at before its next use
+    ],
+)
 def test_the_service_ends_in_time_when_told_to_though_postgresql_is_frozen(
-    start: StartService, postgres: Postgres, stop: signal.Signals, workers: int
+    start: StartService, postgres: Postgres, stop: signal.Signals, workers: int, idle: float
 ) -> None:
     options = (f"--workers={workers}", "--timeout-graceful-shutdown=10")
     service = start(postgres.url(), *options)
     with service.wait() as client:
         until_served(lambda: client.get("/users"))
+        time.sleep(idle)
         with frozen(postgres):
             requests = [
                 threading.Thread(target=ask_and_wait, args=[service.client()]) for _ in range(30)
