@@ -58,7 +58,8 @@ class PostgreSQL:
         self.ping: Callable[[Any], bool] = engine.dialect.do_ping
         for each in (engine, read_engine):
             event.listen(each, "do_connect", self.look_up)
-            event.listen(each, "connect", self.set_up)
+            # Before SQLAlchemy asks its own first questions: these, too, may be cut.
+            event.listen(each, "connect", self.set_up, insert=True)
             event.listen(each, "checkout", self.check)
             event.listen(each, "handle_error", hide_values)
 

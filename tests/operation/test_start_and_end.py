@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 import sqlalchemy
 
@@ -87,6 +88,20 @@ def test_the_service_ends_in_time_when_told_to_though_postgresql_is_frozen(
             assert time.monotonic() - began < END
     for request in requests:
         request.join()
+
+
+def test_the_service_ends_in_time_though_postgresql_says_nothing_to_a_new_connection(
+    start: StartService, postgres: Postgres
+) -> None:
+    with psycopg.connect(postgres.url()) as other:
+        other.execute("LOCK TABLE pg_type")  # of which the first question is, SQLAlchemy's own
+        service = start(postgres.url(), "--timeout-graceful-shutdown=10")
+        service.wait().close()
+
+        began = time.monotonic()
+        service.stop()
+
+        assert time.monotonic() - began < END
 
 
 def test_a_first_start_that_waits_for_a_standby_serves_503_and_ends_when_told_to(
