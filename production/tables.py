@@ -18,6 +18,7 @@ from production import LOCK_TIMEOUT
 from production.dialects import dialect
 from production.failures import NotReadyError, reason_of
 
+UPGRADE = "run `alembic upgrade head`"
 alembic = Config(
     toml_file=Path(__file__).parent.with_name("pyproject.toml"),
     attributes={"only_if_empty": True},
@@ -49,6 +50,8 @@ def check(engine: Engine | Connection) -> None:
         # Another service may just have made them.
         found, versions, rights = look(engine)
     if not versions and not known - found:
+        if User.__tablename__ not in found:
+            raise NotReadyError(f"there are only other tables: {UPGRADE}")
         raise NotReadyError("there are tables that `alembic upgrade head` did not make")
     if missing := ({User.__tablename__} | known) - found:
         raise NotReadyError(f"tables are missing: {', '.join(missing)}")
@@ -57,7 +60,7 @@ def check(engine: Engine | Connection) -> None:
             logger = getLogger("uvicorn.error")
             logger.warning("The tables are newer than this service")
     elif versions != set(steps.get_heads()):
-        raise NotReadyError("the tables are behind: run `alembic upgrade head`")
+        raise NotReadyError(f"the tables are behind: {UPGRADE}")
     if rights:
         raise NotReadyError(f"permission denied for table users ({rights})")
     known.update(found & set(Base.metadata.tables))

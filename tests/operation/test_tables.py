@@ -130,6 +130,21 @@ def test_somebody_elses_tables_are_left_untouched(start: StartService, new_datab
     assert columns(new_database, "alembic_version") == []
 
 
+def test_a_database_with_other_tables_only_gets_those_of_the_service_by_alembic(
+    start: StartService, new_database: str
+) -> None:
+    sql(new_database, "CREATE TABLE notes (line VARCHAR(20))")
+    service = start(new_database)
+    with service.wait() as client:
+        assert_closed(service, client, "there are only other tables: run `alembic upgrade head`")
+        assert columns(new_database, "users") == []
+
+        alembic(new_database, "upgrade", "head")
+
+        add(client, ADA)
+        assert columns(new_database, "notes") == ["line"]
+
+
 def test_the_table_of_the_first_version_is_served_once_alembic_stamp_was_run(
     start: StartService, new_database: str
 ) -> None:

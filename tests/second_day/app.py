@@ -3,10 +3,12 @@
 import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import anyio
 from fastapi import (
+    APIRouter,
     BackgroundTasks,
     Depends,
     FastAPI,
@@ -326,6 +328,30 @@ async def metrics(request: Request) -> Response:
 
 app.add_route("/metrics", metrics)
 app.mount("/admin", Starlette(routes=[Route("/", metrics)]))
+
+
+# The start and the end.
+
+
+@asynccontextmanager
+async def keep_a_cache(app: FastAPI) -> AsyncIterator[dict[str, str]]:
+    yield {"cache": "warm"}
+
+
+cached = APIRouter(lifespan=keep_a_cache)
+
+
+@cached.get("/cache")
+def read_cache(request: Request, db: Session = Depends(get_db)) -> str:
+    return f"{request.state.cache}, {db.query(User).count()} users"
+
+
+app.include_router(cached)
+
+
+@app.on_event("startup")
+def start_as_before_there_was_a_lifespan() -> None:
+    raise AssertionError("FastAPI does not run this")
 
 
 # An admin page with a login of its own.

@@ -265,6 +265,13 @@ def test_a_router_of_its_own_and_a_mounted_app_work(client: httpx.Client) -> Non
     assert client.get("/metrics").text == client.get("/admin/").text == "users_total 1"
 
 
+def test_a_router_has_a_start_of_its_own_and_the_log_names_one_that_is_not_run(
+    client: httpx.Client, service: Service
+) -> None:
+    assert client.get("/cache").json() == f"warm, {USERS} users"
+    assert "FastAPI runs no on_event" in service.log.read_text()
+
+
 def test_a_time_out_of_somebody_else_is_500_with_its_traceback(service: Service) -> None:
     seen = len(service.log.read_text())
     with service.client() as client:
