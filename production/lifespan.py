@@ -44,7 +44,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             "API_TOKEN is not set: whoever reaches this port may change the users"
         )
     if app.router.on_startup or app.router.on_shutdown:
-        logger.warning("FastAPI runs no on_event beside a lifespan: add to that one")
+        logger.warning("on_event is not run, since the app has a lifespan: add to that")
     making = asyncio.create_task(run_in_threadpool(make_tables, app))
     # A server that does not answer must not keep the process from being stopped.
     await asyncio.wait([making], timeout=LOCK_TIMEOUT)
