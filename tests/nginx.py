@@ -96,7 +96,7 @@ class Proxy:
         """Return a client that sees the API under its prefix, and comes from this address."""
         transport = httpx.HTTPTransport(verify=self.tls, local_address=address)
         base_url = f"https://127.0.0.1:{self.port}/api"
-        return httpx.Client(base_url=base_url, transport=transport, timeout=10)
+        return httpx.Client(base_url=base_url, transport=transport, timeout=30)
 
     def connect(self) -> socket.socket:
         """Open a connection of the neighbour's, on which nothing is said yet."""

@@ -56,7 +56,7 @@ def owner(service: Service) -> Iterator[httpx.Client]:
 
 
 def stranger(owner: httpx.Client, **headers: str) -> httpx.Client:
-    return httpx.Client(base_url=owner.base_url, headers=headers, verify=False)
+    return httpx.Client(base_url=owner.base_url, headers=headers, timeout=30, verify=False)
 
 
 def test_the_owner_of_the_token_can_do_everything(owner: httpx.Client) -> None:

@@ -54,11 +54,11 @@ class Server:
             assert self.process.poll() is None, self.log.read_text()
             with suppress(httpx.TransportError):
                 # As in service.py: the certificates of authorities would be read at each look.
-                return httpx.get(f"{url}/health", verify=False).status_code == 200
+                return httpx.get(f"{url}/health", timeout=30, verify=False).status_code == 200
             return False
 
         wait_until(healthy, self.log.read_text, seconds=30)
-        return httpx.Client(base_url=url, timeout=10)
+        return httpx.Client(base_url=url, timeout=30)
 
     def kill(self) -> None:
         with suppress(ProcessLookupError):
@@ -105,4 +105,4 @@ def test_the_service_runs_under_every_server(run: Callable[[str], Server], comma
     assert "API_TOKEN is not set" in (log := server.log.read_text())
     assert "Traceback" not in log, log
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"http://127.0.0.1:{server.port}/health")
+        httpx.get(f"http://127.0.0.1:{server.port}/health", timeout=30)

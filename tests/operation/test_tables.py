@@ -200,7 +200,8 @@ def test_drafting_a_step_while_uvicorn_reloads_changes_no_data(
             (step,) = (project / "migrations" / "versions").glob("*_rename.py")
             # It has reloaded, with the new step, and looked twice: at its start, for the request.
             seen = len(logged(service.log, BEHIND))
-            assert_unavailable(httpx.get(f"{service.url}/users"))
+            with service.client() as reloaded:
+                assert_unavailable(reloaded.get("/users"))
             logged(service.log, BEHIND, seen)
 
             assert "full_name" in step.read_text()

@@ -288,7 +288,7 @@ def test_a_404_never_waits_behind_somebody_s_slow_work(client: httpx.Client) -> 
         assert client.get("/nothing").status_code == 404
         assert client.get("/users/999999").status_code == 404
         assert client.get("/visit").status_code == 418  # which rolls back
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 3  # behind them, it would take 8
         assert {answer.result().status_code for answer in slow} == {200}
 
 
