@@ -4,10 +4,7 @@ What is added stands in `app.py`, beside this file.
 """
 
 import itertools
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +25,7 @@ from helpers import (
     at_once,
     connect,
     logged,
+    run_module,
     sql,
     until_served,
     wait_until,
@@ -43,6 +41,7 @@ VISITS = """CREATE TABLE visits (
 FUNCTION = """CREATE FUNCTION visit() RETURNS void LANGUAGE sql
     AS $$ INSERT INTO visits (page) VALUES ('function') $$"""
 USERS = 50
+THEIR_TESTS = ["pytest", "-q", "tests/second_day/their_tests.py"]
 ME = {"X-User": "user0@example.com"}
 
 
@@ -356,31 +355,18 @@ def test_the_documented_way_of_testing_works_and_never_touches_the_real_database
     url: str, service: Service, tmp_path: Path, plugin: str
 ) -> None:
     real = tmp_path / "real.db"
-    command = [sys.executable, "-m", "pytest", "-q", "tests/second_day/their_tests.py"]
-    if plugin == "as it is":
-        command += ["-p", "no:asyncio"]
-    done = subprocess.run(
-        [*command, "-k", "not loop"],
-        cwd=ROOT,
-        env=os.environ | {"DATABASE_URL": f"sqlite:///{real}", "TEST_DATABASE_URL": url},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    options = ["-k", "not loop", *(["-p", "no:asyncio"] if plugin == "as it is" else [])]
+    databases = {"DATABASE_URL": f"sqlite:///{real}", "TEST_DATABASE_URL": url}
 
-    assert done.returncode == 0, done.stdout
-    assert "passed" in done.stdout
+    code, said = run_module(*THEIR_TESTS, *options, cwd=ROOT, **databases)
+
+    assert code == 0, said
+    assert "passed" in said
     assert not real.exists()
 
 
 def test_tests_may_run_in_several_event_loops(new_database: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "tests/second_day/their_tests.py", "-k", "loop"],
-        cwd=ROOT,
-        env=os.environ | {"DATABASE_URL": new_database},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    code, said = run_module(*THEIR_TESTS, "-k", "loop", cwd=ROOT, DATABASE_URL=new_database)
 
-    assert done.returncode == 0, done.stdout
+    assert code == 0, said
+    assert "passed" in said
