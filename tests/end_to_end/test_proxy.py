@@ -176,7 +176,7 @@ def test_endless_headers_are_refused_and_nobody_waits_for_them(
         senders = [executor.submit(send) for _ in range(3)]
         healthy = 0
         while healthy < 5 or not all(sender.done() for sender in senders):
-            assert client.get("/health", timeout=3).status_code == 200
+            assert client.get("/health", timeout=1).status_code == 200
             healthy += 1
 
     assert all(sender.result().startswith(b"HTTP/1.1 400 ") for sender in senders)
@@ -212,7 +212,7 @@ def test_200_clients_that_stop_keep_nobody_waiting_and_are_hung_up_on(
     with proxy.client() as client:
         for number in range(20):
             user = {"name": "Ada", "email": f"ada{number}@example.com"}
-            assert client.post("/users", json=user, timeout=3).status_code == 201
+            assert client.post("/users", json=user, timeout=1).status_code == 201
     answered: Counter[bytes] = Counter()
     for connection in silent:
         with connection, connection.makefile("rb") as answer:

@@ -287,7 +287,7 @@ def test_a_404_never_waits_behind_somebody_s_slow_work(client: httpx.Client) -> 
         assert client.get("/nothing").status_code == 404
         assert client.get("/users/999999").status_code == 404
         assert client.get("/visit").status_code == 418  # which rolls back
-        assert time.monotonic() - began < 3  # behind them, it would take 8
+        assert time.monotonic() - began < 1
         assert {answer.result().status_code for answer in slow} == {200}
 
 
@@ -350,15 +350,14 @@ def test_an_answer_that_is_ready_is_sent_though_the_database_has_gone(
         assert until_served(lambda: client.get("/count")).text == "0"
 
 
-@pytest.mark.parametrize("plugin", ["as it is", "pytest-asyncio"])
+@pytest.mark.parametrize("options", [["-p", "no:asyncio"], []], ids=["as it is", "pytest-asyncio"])
 def test_the_documented_way_of_testing_works_and_never_touches_the_real_database(
-    url: str, service: Service, tmp_path: Path, plugin: str
+    url: str, service: Service, tmp_path: Path, options: list[str]
 ) -> None:
     real = tmp_path / "real.db"
-    options = ["-k", "not loop", *(["-p", "no:asyncio"] if plugin == "as it is" else [])]
     databases = {"DATABASE_URL": f"sqlite:///{real}", "TEST_DATABASE_URL": url}
 
-    code, said = run_module(*THEIR_TESTS, *options, cwd=ROOT, **databases)
+    code, said = run_module(*THEIR_TESTS, "-k", "not loop", *options, cwd=ROOT, **databases)
 
     assert code == 0, said
     assert "passed" in said
