@@ -1,45 +1,52 @@
-"""The way to the database: one session for every request.
-
-`DATABASE_URL` is `sqlite:///path/to/file.db` or any URL of libpq. If it is not set, the
-users are in `users.db`, here. `DATABASE_READ_URL` may lead to standbys of PostgreSQL.
-"""
+"""The way to the database: one session for every request."""
 
 from collections.abc import AsyncIterator
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import create_engine, event
 from sqlalchemy.orm import Session, sessionmaker
 
-from production import LOCK_TIMEOUT
-from production.dialects import dialect, reads
-from production.turns import one_turn
+from production.settings import LOCK_TIMEOUT
+from production.sql.databases import primary, standbys
+from production.sql.session import (
+    for_one_request,
+    has_begun,
+    note_connection,
+    note_one_select,
+)
+from production.sql.tables import tables
 
 options: dict[str, Any] = {
     "pool_timeout": LOCK_TIMEOUT,
+    "pool_recycle": 300,  # seconds: a host that is back gets its share
     "hide_parameters": True,  # names and addresses of people do not belong in a log
 }
 engine = create_engine(
-    **dialect.options,
+    primary.url,  # of DATABASE_URL, or of the file users.db
+    **primary.options,
     **options,
-    pool_size=dialect.readers + dialect.writers,
-    max_overflow=40,  # for what lives longer than a request
+    pool_size=primary.readers + primary.writers,
+    max_overflow=primary.overflow,  # for what lives longer than a request
 )
 SessionLocal = sessionmaker(autocommit=False, autoflush=False, bind=engine)
 
 # A SELECT is a transaction already: without BEGIN, it is one round trip, not three.
 read_engine = create_engine(
-    **reads.options,
+    standbys.url,  # of DATABASE_READ_URL, or the same
+    **standbys.options,
     **options,
     isolation_level="AUTOCOMMIT",
     skip_autocommit_rollback=True,
-    pool_size=dialect.readers,
+    pool_size=primary.readers,
     max_overflow=0,
-    pool_recycle=300,  # seconds: a standby that is back gets its share
 )
-dialect.prepare(engine, read_engine)
+primary.prepare(engine, writes=True)
+standbys.prepare(read_engine, writes=False)
+tables.engines = (engine,) if standbys is primary else (engine, read_engine)
+event.listen(SessionLocal, "after_begin", note_connection)
 
 
-@one_turn
+@for_one_request
 async def get_db() -> AsyncIterator[Session]:
     """Open one session for one request, and close it when the request is over.
 
@@ -54,19 +61,12 @@ async def get_db() -> AsyncIterator[Session]:
 
 
 def one_select(db: Session) -> dict[str, Any]:
-    """Tell `db.execute`, as `bind_arguments`, that this SELECT is all the work.
+    """Tell `db.scalar`, as `bind_arguments`, that this SELECT is all the work.
 
-    A session of another engine, as a test has it, keeps its own.
+    It then reads from `read_engine`. A session that has begun a transaction stays in
+    it; one of another engine, as a test has it, keeps its own.
     """
-    return {"bind": read_engine} if db.bind is engine else {}
-
-
-def note_transaction(db: Session, _: Any, connection: Connection) -> None:
-    """Note where the session is, and if its end takes a round trip."""
-    db.info["engine"] = connection.engine
-    if connection.engine is engine:
-        db.info["on_a_server"] = True
-
-
-if dialect.on_a_server:
-    event.listen(SessionLocal, "after_begin", note_transaction)
+    if db.bind is not engine or has_begun(db):
+        return {}
+    note_one_select(db, read_engine)
+    return {"bind": read_engine}

@@ -1,6 +1,6 @@
 """The tables."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     BigInteger,
@@ -13,9 +13,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column
 
+# SQLite counts ids up only in a column of the type INTEGER, which has 64 bits.
+Whole = BigInteger().with_variant(Integer, "sqlite")
+
 
 class Base(DeclarativeBase):
     """What every table has: a version, and constraints with predictable names."""
+
+    type_annotation_map: ClassVar = {int: Whole}  # of 64 bits, on both databases
 
     metadata = MetaData(
         naming_convention={
@@ -49,11 +54,6 @@ class User(Base):
         {"sqlite_autoincrement": True},
     )
 
-    # SQLite counts ids up only in a column of the type INTEGER, which has 64 bits.
-    id: Mapped[int] = mapped_column(
-        BigInteger().with_variant(Integer, "sqlite"),
-        Identity(always=True),
-        primary_key=True,
-    )
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
     name: Mapped[str] = mapped_column(String(100))
     email: Mapped[str] = mapped_column(String(254), unique=True)

@@ -10,10 +10,15 @@ from pydantic.json_schema import WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 MAX_ID = 2**53 - 1  # JSON readers keep whole numbers exact up to here (RFC 7493, 2.2)
+# Of Unicode: controls, and those that turn the direction of a text; what shows nothing.
+CONTROLS = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+BLANKS = r"\s\xad\u034f\u115f\u1160\u200b-\u200d\u2060-\u2064\u2800\u3164\ufeff\uffa0"
 
 
 def check_email(value: str) -> str:
     """Return the address in lower case, or refuse it with email-validator's reason."""
+    if " " in value.strip():
+        raise PydanticCustomError("blank", "An e-mail has no blank: + is %2B in a URL")
     try:
         # In lower case before the check, so that what is checked is what is stored;
         # and after it, since the check writes some letters (Cherokee) in capitals.
@@ -33,14 +38,26 @@ def only_digits(value: object) -> object:
     return value
 
 
+def check_name(value: str) -> str:
+    """Refuse a name that nobody can see, or that turns the text around it."""
+    if re.search(f"[{CONTROLS}]", value):
+        raise PydanticCustomError("controls", "A name has no control characters")
+    if not re.search(f"[^{BLANKS}]", value):
+        raise PydanticCustomError("blank", "A name has a character that can be seen")
+    return value
+
+
 Name = Annotated[
     str,
     Field(
         min_length=1,
         max_length=100,
-        pattern=r"^[^\x00-\x1f\x7f-\x9f]*$",  # no control characters
         examples=["Ada Lovelace"],
+        json_schema_extra={
+            "pattern": f"^[^{CONTROLS}]*[^{CONTROLS}{BLANKS}][^{CONTROLS}]*$"
+        },
     ),
+    AfterValidator(check_name),
 ]
 Email = Annotated[
     str,
@@ -56,9 +73,12 @@ Email = Annotated[
     ),
 ]
 Digits = Annotated[int, BeforeValidator(only_digits)]
-UserId = Annotated[
+INT64: dict[str, Any] = {
+    "format": "int64"
+}  # else clients in Java, Go, C# and others take 32 bits
+Id = Annotated[
     int,
-    Field(ge=1, le=MAX_ID, json_schema_extra={"example": 1}),  # /docs fills it in
+    Field(ge=1, le=MAX_ID, json_schema_extra=INT64 | {"example": 1}),  # for /docs
     BeforeValidator(only_digits),
 ]
 
@@ -82,7 +102,13 @@ class UserQuery(Strict):
     """Which users to list. A field named as a column of `User` is a filter."""
 
     limit: Digits = Field(100, ge=1, le=1000, description="The most users in an answer")
-    after: Digits = Field(0, ge=0, le=MAX_ID, description="The last `id` seen before")
+    after: Digits = Field(
+        0,
+        ge=0,
+        le=MAX_ID,
+        description="The last `id` seen before",
+        json_schema_extra=INT64,
+    )
     email: Email | MISSING = Field(
         MISSING, description="Only the user with this e-mail"
     )
@@ -105,10 +131,11 @@ class UserUpdate(Strict):
 
 
 class UserRead(BaseModel):
-    """A user as stored. Plain types: what is in the database has been checked."""
+    """A user, as stored."""
 
+    # Plain types: what is in the database has been checked.
     model_config = ConfigDict(from_attributes=True)
 
-    id: int = Field(examples=[1])
+    id: int = Field(examples=[1], json_schema_extra=INT64)
     name: str = Field(examples=["Ada Lovelace"])
     email: str = Field(examples=["ada@example.com"])

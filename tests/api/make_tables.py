@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 
 from database import engine
-from production.tables import check
+from production.sql.tables import tables
 
 print("ready", flush=True)
 while not Path(sys.argv[1]).exists():
     time.sleep(0.0005)
-check(engine)
+tables.check(engine)

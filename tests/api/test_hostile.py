@@ -32,7 +32,7 @@ from helpers import (
     refused,
     slow_readers,
 )
-from production import LOCK_TIMEOUT
+from production.settings import LOCK_TIMEOUT
 from schemas import UserRead
 from service import ROOT, StartService
 

@@ -38,7 +38,7 @@ from commands import (
 )
 from helpers import ADA, GRACE, add, sql
 from postgres import Postgres
-from production import LOCK_TIMEOUT
+from production.settings import LOCK_TIMEOUT
 from service import ROOT, StartService
 
 # Where the commands are that the tests below run, and those that something else runs.

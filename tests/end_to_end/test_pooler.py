@@ -17,7 +17,7 @@ import pytest
 
 from helpers import ADA, GRACE, add, at_once, logged
 from postgres import Postgres, free_port
-from production import LOCK_TIMEOUT
+from production.settings import LOCK_TIMEOUT
 from service import StartService
 
 pytestmark = pytest.mark.slow

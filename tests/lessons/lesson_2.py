@@ -4,9 +4,9 @@ from sqlalchemy.orm.exc import StaleDataError
 
 from database import SessionLocal, engine
 from models import User
-from production.tables import check
+from production.sql.tables import tables
 
-check(engine)
+tables.check(engine)
 with SessionLocal() as db:
     db.add(User(name="Ada", email="ada@example.com"))
     db.commit()

@@ -4,9 +4,9 @@ from sqlalchemy import func, select
 
 from database import SessionLocal, engine, read_engine
 from models import User
-from production.tables import check
+from production.sql.tables import tables
 
-check(engine)
+tables.check(engine)
 count = select(func.count()).select_from(User)
 with SessionLocal() as db, SessionLocal(bind=read_engine) as another:
     print(db.get_bind() is engine)

@@ -29,7 +29,7 @@ from helpers import (
     until_served,
 )
 from postgres import Postgres
-from production import LOCK_TIMEOUT
+from production.settings import LOCK_TIMEOUT
 from service import ROOT, StartService
 
 pytestmark = pytest.mark.slow

@@ -30,8 +30,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from database import SessionLocal, get_db
 from main import app
 from models import User
-from production import LOCK_TIMEOUT
-from production.door import OPEN
+from production.http.access import OPEN
+from production.settings import LOCK_TIMEOUT
 from second_day.photos import router
 from second_day.visits import Visit
 

@@ -3,7 +3,7 @@
 import pytest
 
 from helpers import REFUSED_URLS
-from production.dialects import choose
+from production.sql.databases import choose
 
 
 @pytest.mark.parametrize("url", REFUSED_URLS)

@@ -1,14 +1,14 @@
 """Which database DATABASE_URL means, and DATABASE_READ_URL."""
 
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from production.sqlite import SQLite
+from production.settings import ROOT, settings
+from production.sql.sqlite import SQLite
 
 if TYPE_CHECKING:
-    from production.postgresql import PostgreSQL
+    from production.sql.postgresql import PostgreSQL
 
 
 def choose(url: str) -> "SQLite | PostgreSQL":
@@ -17,8 +17,9 @@ def choose(url: str) -> "SQLite | PostgreSQL":
     Without a URL, that is the file `users.db` beside the code. Raises ValueError, with
     what to change, if the URL cannot be used.
     """
+    url = url.strip()
     if not url:
-        return SQLite(Path(__file__).parent.with_name("users.db"))
+        return SQLite(ROOT / "users.db")
     if url[0] in "\"'":
         raise ValueError("must not be in quotes")
     parts = re.fullmatch(r"(\w+)(\+\w+)?://(.*)", url, re.DOTALL)
@@ -30,9 +31,9 @@ def choose(url: str) -> "SQLite | PostgreSQL":
     if name == "sqlite":
         return SQLite(path_of(rest))
     # Not at the top: the driver takes 6 MB.
-    from production.postgresql import PostgreSQL  # noqa: PLC0415
+    from production.sql.postgresql import PostgreSQL  # noqa: PLC0415
 
-    return PostgreSQL(rest)
+    return PostgreSQL(rest, settings.database_connections)
 
 
 def path_of(rest: str) -> Path:
@@ -50,16 +51,16 @@ def path_of(rest: str) -> Path:
     return Path(path)
 
 
-def read(variable: str) -> "SQLite | PostgreSQL":
+def read(variable: str, url: str) -> "SQLite | PostgreSQL":
     """Return what the service needs to know about the database of this variable."""
     try:
-        return choose(os.environ.get(variable, "").strip())
+        return choose(url)
     except ValueError as error:
         raise ValueError(f"{variable} {error}") from None
 
 
-dialect = reads = read("DATABASE_URL")
-if os.environ.get("DATABASE_READ_URL", "").strip():
-    reads = read("DATABASE_READ_URL")
-    if not (dialect.on_a_server and reads.on_a_server):
+primary = standbys = read("DATABASE_URL", settings.database_url)
+if settings.database_read_url.strip():
+    standbys = read("DATABASE_READ_URL", settings.database_read_url)
+    if not (primary.on_a_server and standbys.on_a_server):
         raise ValueError("DATABASE_READ_URL needs PostgreSQL, as DATABASE_URL too")

@@ -1,9 +1,10 @@
 """How the lists of entity tags in If-Match and If-None-Match are read."""
 
 import pytest
-import sqlalchemy
+from fastapi import HTTPException, Request
+from sqlalchemy.orm import Session
 
-from production.tags import is_known, read_tags, unchanged
+from production.http.preconditions import Preconditions
 
 # What If-Match or If-None-Match may say of a user whose tag is "1", each a list of header lines.
 MATCHING = [
@@ -43,33 +44,33 @@ NOT_MATCHING = [
 WEAK = [['W/"1"'], ['"other", W/"1"']]
 
 
-def is_unchanged(lines: list[str]) -> bool:
-    """Ask a database whether version 1 is one of those that If-Match names."""
-    version = sqlalchemy.literal(1)
-    engine = sqlalchemy.create_engine("sqlite://")
-    with engine.connect() as connection:
-        found = connection.scalar(
-            sqlalchemy.select(version).where(*unchanged(version, read_tags(lines)))
-        )
-    engine.dispose()
-    return found == 1
+def answer(method: str, header: str, lines: list[str]) -> int:
+    """Return the status of a request with these lines, for a resource in version 1."""
+    headers = [(header.encode(), line.encode()) for line in lines]
+    request = Request({"type": "http", "method": method, "headers": headers})
+    try:
+        Preconditions(request, Session()).check(1)
+    except HTTPException as refusal:
+        return refusal.status_code
+    return 200
 
 
 @pytest.mark.parametrize("lines", MATCHING)
 def test_a_list_with_the_tag_of_a_version_names_it(lines: list[str]) -> None:
-    assert is_known(1, read_tags(lines))
-    assert is_unchanged(lines)
+    assert answer("GET", "if-none-match", lines) == 304
+    assert answer("PATCH", "if-none-match", lines) == 412
+    assert answer("PATCH", "if-match", lines) == answer("GET", "if-match", lines) == 200
 
 
 @pytest.mark.parametrize("lines", WEAK)
 def test_a_list_with_the_weak_tag_of_a_version_names_it_to_readers_only(lines: list[str]) -> None:
-    assert is_known(1, read_tags(lines))
-    assert not is_unchanged(lines)
+    assert answer("GET", "if-none-match", lines) == 304
+    assert answer("PATCH", "if-match", lines) == 412
 
 
 @pytest.mark.parametrize("lines", NOT_MATCHING)
 def test_a_list_without_the_tag_of_a_version_or_malformed_does_not_name_it(
     lines: list[str],
 ) -> None:
-    assert not is_known(1, read_tags(lines))
-    assert not is_unchanged(lines)
+    assert answer("GET", "if-none-match", lines) == 200
+    assert answer("PATCH", "if-match", lines) == 412

@@ -10,36 +10,28 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import exc
 
 from database import engine, get_db, read_engine
-from production import LOCK_TIMEOUT, tables
-from production.answers import complete
-from production.dialects import dialect, reads
-from production.door import API_TOKEN
-from production.failures import NotReadyError, reason_of
+from production.settings import LOCK_TIMEOUT, settings
+from production.sql.databases import primary, standbys
+from production.sql.errors import NotReadyError, reason_of
+from production.sql.tables import tables
 
 logger = getLogger("uvicorn.error")
 
 
 def make_tables(app: FastAPI) -> None:
-    """Give an empty database its tables. If it is away, get_db does so later.
-
-    A standby that has them lets the reads begin without the primary.
-    """
+    """Give an empty database its tables. If it is away, get_db does so later."""
     if get_db in app.dependency_overrides:  # a test has a database of its own
         return
-    engines = [engine] if reads is dialect else [engine, read_engine]
-    for each in engines:
-        try:
-            tables.check(each)
-            break
-        except (NotReadyError, exc.DBAPIError) as error:
-            logger.error("Not ready yet: %s", reason_of(error))
+    try:
+        tables.check_any()
+    except (NotReadyError, exc.DBAPIError) as error:
+        logger.error("Not ready yet: %s", reason_of(error))
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Make the tables before the first request, and close the pools after the last."""
-    complete(app.openapi())
-    if not API_TOKEN:
+    if not settings.tokens:
         logger.warning(
             "API_TOKEN is not set: whoever reaches this port may change the users"
         )
@@ -51,7 +43,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     if making.done():
         making.result()  # a step with a mistake stops the start
     yield
-    dialect.cut()
+    primary.cut()
+    standbys.cut()
     await making
     engine.dispose()
     read_engine.dispose()

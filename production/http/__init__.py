@@ -1,0 +1,1 @@
+"""Above the database: requests and their answers."""

@@ -1,0 +1,1 @@
+"""Below the endpoints: sessions, connections and tables."""
