@@ -32,6 +32,8 @@ from service import ROOT, Service, StartService
 
 pytest.register_assert_rewrite("helpers", "browser", "commands", "nginx")
 database_numbers = itertools.count(1)
+for setting in ("API_TOKEN", "DATABASE_READ_URL", "DATABASE_CONNECTIONS"):
+    os.environ.setdefault(setting, "")  # which goes before a file .env that is there
 
 
 def pytest_report_header() -> list[str]:
