@@ -73,9 +73,8 @@ Email = Annotated[
     ),
 ]
 Digits = Annotated[int, BeforeValidator(only_digits)]
-INT64: dict[str, Any] = {
-    "format": "int64"
-}  # else clients in Java, Go, C# and others take 32 bits
+# Else clients in Java, Go, C# and others take 32 bits.
+INT64: dict[str, Any] = {"format": "int64"}
 Id = Annotated[
     int,
     Field(ge=1, le=MAX_ID, json_schema_extra=INT64 | {"example": 1}),  # for /docs

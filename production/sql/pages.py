@@ -73,14 +73,12 @@ def write_for_postgresql(element: json_rows, compiler: Any, **options: Any) -> s
 @cache
 def is_plain(model: Any, schema: type[BaseModel]) -> bool:
     """Tell whether the database would write rows of the model as the schema does."""
-    decorators = asdict(schema.__pydantic_decorators__)
-    if any(decorators.values()) or not schema.model_config.keys() <= {
-        "from_attributes"
-    }:
+    changes = asdict(schema.__pydantic_decorators__)
+    options = schema.model_config.keys() - {"from_attributes"}
+    fields, columns = schema.model_fields, inspect(model).columns
+    if any(changes.values()) or options or "id" not in fields:
         return False
-    columns = inspect(model).columns
-    fields = schema.model_fields
-    return "id" in fields and all(
+    return all(
         name in columns and is_plain_field(columns[name], field)
         for name, field in fields.items()
     )
