@@ -49,6 +49,7 @@ CREATED = {"description": "The new user"} | headers("ETag", "Location")
 ONE = {"description": "The user"} | headers("ETag")
 UNCHANGED = {"description": "It is still in that version"} | headers("ETag")
 MISSING = problem("No such user")
+CONFLICT = problem("Another one has this value already")
 CHANGED = problem("It has changed since you read it")
 REFERRED = problem(
     "It refers to what is not there, or something refers to it",
