@@ -8,7 +8,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from production.http.access import is_open, path_of, refuse, refused
+from production.http.access import refuse, refused
 from production.sql.errors import RETRY, NotReadyError, outage
 from production.sql.session import UNCOMMITTED, DatabaseUse
 
@@ -140,10 +140,8 @@ class HeldAnswer:
 
     def name_caching(self) -> None:
         """Let caches ask before they use an answer again (RFC 9111, 5.2.2.4)."""
-        scope, _, _ = self.server
         headers = self.start.setdefault("headers", [])
-        named = any(name == b"cache-control" for name, _ in headers)
-        if not named and not is_open(path_of(scope)):
+        if not any(name == b"cache-control" for name, _ in headers):
             self.start["headers"] = [*headers, NO_CACHE]
 
 

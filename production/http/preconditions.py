@@ -2,10 +2,7 @@
 
 import re
 
-from fastapi import Depends, HTTPException, Request
-from sqlalchemy.orm import Session
-
-from database import get_db
+from fastapi import HTTPException, Request
 
 TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 CHANGED = "It has changed since you read it"
@@ -33,10 +30,9 @@ def read_tags(lines: list[str]) -> list[str]:
 class Preconditions:
     """What a client knows of a resource, and asks to be so still."""
 
-    def __init__(self, request: Request, db: Session) -> None:
-        """Take the request, and the session that may have locked the resource."""
-        self.db = db
-        self.reads = request.method in ("GET", "HEAD")
+    def __init__(self, request: Request) -> None:
+        """Take the request."""
+        self.request = request
         self.if_match = request.headers.getlist("if-match")
         self.if_none_match = request.headers.getlist("if-none-match")
 
@@ -52,13 +48,15 @@ class Preconditions:
             known = read_tags(self.if_none_match)
             # The comparison is weak here: W/"1" is "1", too.
             if not {"*", tag, f"W/{tag}"}.isdisjoint(known):
-                self.fail(304 if self.reads else 412, CHANGED, {"ETag": tag})
+                reads = self.request.method == "GET"
+                self.fail(304 if reads else 412, CHANGED, {"ETag": tag})
 
     def fail(
         self, status: int, detail: str, headers: dict[str, str] | None = None
     ) -> None:
         """Raise the answer, once the lock of the resource is given back."""
-        self.db.rollback()
+        if use := self.request.scope.get("database use"):
+            use.roll_back()
         raise HTTPException(status, detail, headers)
 
 
@@ -71,8 +69,6 @@ def refuse(tag: str, if_match: list[str]) -> str | None:
     return WEAK if any(each.startswith("W/") for each in if_match) else CHANGED
 
 
-async def preconditions(
-    request: Request, db: Session = Depends(get_db)
-) -> Preconditions:
+async def preconditions(request: Request) -> Preconditions:
     """Read the two headers. `async`: FastAPI sends a plain function to a thread."""
-    return Preconditions(request, db)
+    return Preconditions(request)

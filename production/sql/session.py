@@ -71,6 +71,11 @@ class DatabaseUse:
         else:
             self.release()
 
+    def roll_back(self) -> None:
+        """Give locks back at once: the end of the request may have to wait."""
+        for db in self.sessions:
+            db.rollback()
+
     def has_unstored(self) -> bool:
         """Tell whether a session wrote, or was about to, and did not commit."""
         return any(has_written(db) for db in self.sessions)
@@ -81,7 +86,7 @@ class DatabaseUse:
             for db in self.sessions:
                 if is_on_a_server(db):
                     await roll_back(db)
-                elif db.identity_map or db.new:
+                elif db.identity_map:
                     db.rollback()
                 elif db.in_transaction():  # no objects: the same for half the CPU
                     db.close()

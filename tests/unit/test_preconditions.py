@@ -2,7 +2,6 @@
 
 import pytest
 from fastapi import HTTPException, Request
-from sqlalchemy.orm import Session
 
 from production.http.preconditions import Preconditions
 
@@ -49,7 +48,7 @@ def answer(method: str, header: str, lines: list[str]) -> int:
     headers = [(header.encode(), line.encode()) for line in lines]
     request = Request({"type": "http", "method": method, "headers": headers})
     try:
-        Preconditions(request, Session()).check(1)
+        Preconditions(request).check(1)
     except HTTPException as refusal:
         return refusal.status_code
     return 200
