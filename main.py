@@ -34,7 +34,12 @@ app.add_middleware(ServiceMiddleware)
 app.openapi = openapi.complete(app)  # type: ignore[method-assign]
 
 
-@app.get("/users", response_model=list[UserRead], responses={200: openapi.PAGE})
+@app.get(
+    "/users",
+    tags=["users"],
+    response_model=list[UserRead],
+    responses={200: openapi.PAGE},
+)
 @app.get("/users/", include_in_schema=False)
 def read_users(
     query: Annotated[UserQuery, Query()], db: Session = Depends(get_db)
@@ -45,6 +50,7 @@ def read_users(
 
 @app.post(
     "/users",
+    tags=["users"],
     status_code=201,
     response_model=UserRead,
     responses={201: openapi.CREATED, 409: openapi.TAKEN},
@@ -66,8 +72,9 @@ def create_user(
 
 @app.get(
     "/users/{user_id}",
+    tags=["users"],
     response_model=UserRead,
-    responses={200: openapi.ONE, 304: openapi.UNCHANGED, 404: openapi.MISSING},
+    responses={404: openapi.MISSING},
     openapi_extra=openapi.PRECONDITIONS,
 )
 def read_user(
@@ -83,13 +90,9 @@ def read_user(
 
 @app.patch(
     "/users/{user_id}",
+    tags=["users"],
     response_model=UserRead,
-    responses={
-        200: openapi.ONE,
-        404: openapi.MISSING,
-        409: openapi.TAKEN,
-        412: openapi.CHANGED,
-    },
+    responses={404: openapi.MISSING, 409: openapi.TAKEN},
     openapi_extra=openapi.PRECONDITIONS,
 )
 def update_user(
@@ -116,8 +119,9 @@ def update_user(
 
 @app.delete(
     "/users/{user_id}",
+    tags=["users"],
     status_code=204,
-    responses={404: openapi.MISSING, 409: openapi.REFERRED, 412: openapi.CHANGED},
+    responses={404: openapi.MISSING, 409: openapi.REFERRED},
     openapi_extra=openapi.PRECONDITIONS,
 )
 def delete_user(
@@ -132,7 +136,12 @@ def delete_user(
     db.commit()
 
 
-@app.get("/health", response_model=dict[str, str])
+@app.get(
+    "/health",
+    tags=["health"],
+    operation_id="health",
+    response_model=dict[str, str],
+)
 def read_health(db: Session = Depends(get_db)) -> Response:
     """Tell whether the database answers, with the tables of this version."""
     if db.bind is engine:  # not the database of a test

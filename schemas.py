@@ -17,8 +17,6 @@ BLANKS = r"\s\xad\u034f\u115f\u1160\u200b-\u200d\u2060-\u2064\u2800\u3164\ufeff\
 
 def check_email(value: str) -> str:
     """Return the address in lower case, or refuse it with email-validator's reason."""
-    if " " in value.strip():
-        raise PydanticCustomError("blank", "An e-mail has no blank: + is %2B in a URL")
     try:
         # In lower case before the check, so that what is checked is what is stored;
         # and after it, since the check writes some letters (Cherokee) in capitals.
@@ -26,6 +24,8 @@ def check_email(value: str) -> str:
     except EmailNotValidError as error:
         # What follows a colon or a bracket may quote what was sent.
         reason = re.split(r"[:(]", str(error))[0].strip(" .")
+        if " " in value and "invalid characters" in reason:
+            reason += ", a blank: + is %2B in a URL"
         raise PydanticCustomError("email", "{reason}", {"reason": reason}) from None
     return checked.normalized.lower()
 

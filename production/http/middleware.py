@@ -92,7 +92,10 @@ class HeldAnswer:
         if message["type"] == "http.response.start":
             self.start, self.length = message, length_of(message)
             self.name_caching()
-            if self.length is None:
+            if is_too_long(message):
+                await self.use.end()
+                await self.replace(refused(413, "Content Too Large"))
+            elif self.length is None:
                 await self.begin(whole=False)
             return
         if not self.begun:
@@ -165,6 +168,12 @@ def has_no_body(scope: Scope) -> bool:
 def is_stop_of_uvicorn(error: CancelledError) -> bool:
     """Tell whether uvicorn stops, and no longer waits for its requests."""
     return "shutdown" in str(error)
+
+
+def is_too_long(start: Message) -> bool:
+    """Tell whether this is Starlette's refusal of a body, which is plain text."""
+    plain = (b"content-type", b"text/plain; charset=utf-8")
+    return start["status"] == 413 and plain in start["headers"]
 
 
 def length_of(start: Message) -> int | None:
