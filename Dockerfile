@@ -3,8 +3,9 @@
 FROM python:3.13-slim
 
 WORKDIR /app
-COPY requirements.txt constraints.txt ./
-RUN pip install --no-cache-dir -r requirements.txt
+COPY constraints.txt ./
+COPY production/requirements.txt production/
+RUN pip install --no-cache-dir -r production/requirements.txt
 COPY . .
 
 # For SQLite: files that this user alone may read, in a volume.
@@ -15,4 +16,4 @@ ENV DATABASE_URL=sqlite:////data/users.db
 
 EXPOSE 8000
 HEALTHCHECK --timeout=12s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen(\"http://localhost:8000/health\", timeout=10)"]
-CMD ["uvicorn", "main:app", "--host", "0.0.0.0", "--port", "8000", "--timeout-graceful-shutdown", "10", "--no-access-log"]
+CMD ["uvicorn", "main:app", "--host", "0.0.0.0", "--port", "8000", "--timeout-graceful-shutdown", "10", "--no-access-log", "--log-config", "docs/logging.json"]

@@ -18,6 +18,7 @@ from service import ROOT
 
 README, FRENCH, LESSONS = "README.md", "README.fr.md", "docs/lessons.md"
 OPERATIONS, RECIPE = "docs/operations.md", "docs/another-resource.md"
+BACKUPS, HOSTS = "docs/backups.md", "docs/several-hosts.md"
 FIGURES = "benchmarks/README.md"
 TEXT = {
     str(file.relative_to(ROOT)): file.read_text()

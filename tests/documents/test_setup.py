@@ -1,74 +1,130 @@
-"""What stands beside the code: the lock, .env.example, the Dockerfile and CI do what they say."""
+"""What stands beside the code: the requirements, .env.example, the Dockerfile and CI."""
 
 import fnmatch
 import json
 import os
 import re
 import shlex
+import shutil
 import sys
-import tomllib
-from importlib.metadata import version
+from collections.abc import Iterable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from commands import OPERATIONS, README, command, run, running, sections
+from commands import OPERATIONS, README, block, command, commands, run, running, sections
+from helpers import reason_not_to_start, replace
 from service import ROOT
 
 CONSTRAINTS = ROOT / "constraints.txt"
+REFUSED_TOKEN = "change-me"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
-def uv(command: str, directory: Path) -> str:
-    return run(f"{Path(sys.executable).parent}/{command}", directory)
+def requirements(file: Path) -> Iterator[Requirement]:
+    """Return what a file of requirements asks for, with the files that it includes."""
+    for line in file.read_text().splitlines():
+        if line.startswith("-r "):
+            yield from requirements(file.parent / line.removeprefix("-r "))
+        elif line and line[0] not in "#-":
+            yield Requirement(line)
 
 
-def test_the_lock_has_what_the_project_asks_for(project: Path) -> None:
-    uv("uv lock --check --offline", project)
+# The version of each package that was tested, by its name.
+PINNED = {
+    package.name: str(package.specifier).removeprefix("==")
+    for package in requirements(CONSTRAINTS)
+    if package.marker is None or package.marker.evaluate()
+}
 
 
-def test_pip_gets_the_versions_of_the_lock(project: Path) -> None:
-    before = CONSTRAINTS.read_text()
-    (command,) = re.findall(r"^# +(uv export .*)$", before, re.M)
-
-    uv(f"{command} --frozen --offline --quiet", project)
-
-    written = (project / CONSTRAINTS.name).read_text()
-    assert written.splitlines()[2:] == before.splitlines()[2:]
-
-
-def test_pip_and_uv_are_asked_for_the_same() -> None:
-    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    groups = {
-        "requirements.txt": asked["project"]["dependencies"],
-        "tests/requirements.txt": asked["dependency-groups"]["test"],
-    }
-
-    for file, ranges in groups.items():
-        lines = (ROOT / file).read_text().splitlines()
-        assert [line for line in lines if line and line[0] not in "#-"] == ranges
-        assert all(">=" in each and "<" in each for each in ranges)
+def needed(wanted: Iterable[Requirement]) -> set[str]:
+    """Return the names of these packages and of all that they need, as they are installed here."""
+    found: dict[tuple[str, str], Requirement] = {}
+    wanted = list(wanted)
+    while wanted:
+        package = wanted.pop()
+        for extra in ("", *package.extras):
+            name = canonicalize_name(package.name)
+            if (name, extra) in found:
+                continue
+            found[name, extra] = package
+            for each in map(Requirement, metadata.requires(name) or ()):
+                if each.marker is None or each.marker.evaluate({"extra": extra}):
+                    wanted.append(each)
+    return {name for name, _ in found}
 
 
-def test_these_tests_run_with_the_versions_of_the_lock() -> None:
-    pinned = re.findall(r"^([\w.-]+)==([\w.]+)$", CONSTRAINTS.read_text(), re.M)
+def test_every_package_has_a_tested_version_which_is_in_the_range_asked_for() -> None:
+    asked = list(requirements(ROOT / "tests/requirements.txt"))
 
-    assert len(pinned) > 50
-    assert {name: version(name) for name, _ in pinned} == dict(pinned)
+    assert needed(asked) <= PINNED.keys()
+    for package in asked:
+        assert {each.operator for each in package.specifier} == {">=", "<"}
+        assert PINNED[package.name] in package.specifier
+
+
+def test_these_tests_run_with_the_versions_of_the_constraints() -> None:
+    assert len(PINNED) > 50
+    assert {name: metadata.version(name) for name in PINNED} == PINNED
+
+
+@pytest.mark.parametrize("file", ["production/requirements.txt", "tests/requirements.txt"])
+def test_uv_takes_the_versions_of_the_constraints(project: Path, file: str) -> None:
+    python = f"--python {sys.executable}"  # in which all of it is installed
+    install = f"uv pip install --offline --dry-run {python} -r {file}"
+    assert "Would make no changes" in run(f"{install} 2>&1", project)
+
+    constraints = project / CONSTRAINTS.name
+    replace(constraints, f"fastapi=={PINNED['fastapi']}", "fastapi==0.165.1")
+
+    assert "fastapi==0.165.1" in run(f"{install} 2>&1", project, status=1)
+
+
+def test_a_production_install_gets_nothing_that_only_tests_need() -> None:
+    production = needed(requirements(ROOT / "production/requirements.txt"))
+
+    assert not production & {"pytest", "httpx", "fastapi-cli"}
+    assert {"pytest", "httpx"} <= needed(requirements(ROOT / "requirements.txt"))
+
+
+@pytest.mark.slow
+def test_uv_installs_and_starts_the_service_with_one_line(project: Path) -> None:
+    (start,) = re.findall(r"`(uv venv .*?)`", " ".join(sections(README)["Run it"].split()))
+
+    with running(start, project) as (client, _):
+        assert client.get("/users").json() == []
+
+    installed = run("uv pip freeze", project)
+    assert f"fastapi=={PINNED['fastapi']}\n" in installed
+    assert not (project / "uv.lock").exists()
 
 
 @pytest.mark.slow
 def test_env_example_closes_the_service_with_its_token(project: Path) -> None:
     (project / ".venv").symlink_to(sys.prefix)
     (project / ".env.example").write_text((ROOT / ".env.example").read_text())
-    start = command(README, "With a token")
-    (curl,) = re.findall(r"`(curl [^`]+)`", sections(README)["With a token"])
+    make, curl = commands(README, "With a token")
 
-    with running(start, project) as (client, _):
+    token = run(make, project).strip()
+
+    example = f"API_TOKEN={REFUSED_TOKEN}\n"
+    replace(project / ".env", example, f"API_TOKEN={token}\n")
+    with running(block(README, "start"), project) as (client, _):
         assert client.get("/health").status_code == 200
         assert client.get("/users").status_code == 401
         curl = curl.replace("8000", str(client.base_url.port))
-        assert run(curl, project) == "[]"
+        assert "The token is not valid" in run(curl, project)
+        assert run(curl.replace(REFUSED_TOKEN, token), project) == "[]\n"
+
+
+def test_the_token_of_env_example_is_refused_at_the_start(project: Path) -> None:
+    shutil.copy(ROOT / ".env.example", project / ".env")
+
+    assert REFUSED_TOKEN in reason_not_to_start(cwd=project).splitlines()[-1]
 
 
 def test_the_way_to_make_a_token_makes_one_that_is_taken(project: Path) -> None:
@@ -86,7 +142,7 @@ def test_what_must_stay_here_is_ignored_by_git_and_docker() -> None:
     git = (ROOT / ".gitignore").read_text().splitlines()
     docker = (ROOT / ".dockerignore").read_text().splitlines()
 
-    for file in (".env", "users.db", "users.db-wal", "backup.db", "backup.dump"):
+    for file in (".env", "uv.lock", "users.db", "users.db-wal", "backup.db", "backup.dump"):
         for ignored in (git, docker):
             assert any(fnmatch.fnmatch(file, pattern) for pattern in ignored), file
 
@@ -94,29 +150,41 @@ def test_what_must_stay_here_is_ignored_by_git_and_docker() -> None:
 # There is no docker in the tests: what can be checked is that the Dockerfile does what the guide
 # says, whose commands are run by test_readme.py.
 def test_the_dockerfile_starts_and_checks_the_service_as_the_guide_says() -> None:
-    guide = " ".join(sections(OPERATIONS)["Container"].split())
+    guide = sections(OPERATIONS)["Container"]
     check, start = (json.loads(words) for words in re.findall(r"CMD (\[.*\])$", DOCKERFILE, re.M))
 
-    assert f"**Command:** `{shlex.join(start)}`" in guide
+    _, _, options = command(OPERATIONS, "Settings").partition("--timeout-graceful-shutdown")
+    assert shlex.join(start).endswith(f" --timeout-graceful-shutdown{options.rstrip()}")
     assert shlex.split(command(OPERATIONS, "Container"))[1:] == check[1:]
     assert re.findall(r"^RUN (pip install).* (-r .*)$", DOCKERFILE, re.M) == [
-        ("pip install", "-r requirements.txt")
+        ("pip install", "-r production/requirements.txt")
     ]
     assert "ENV DATABASE_URL=sqlite:////data/users.db" in DOCKERFILE
-    assert "DATABASE_URL=sqlite:////data/users.db" in guide
+    assert "mount a volume at `/data`" in guide
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert {"tests", "benchmarks"} <= set(ignored)
 
 
 @pytest.mark.slow
-def test_the_service_starts_with_the_files_of_the_image_alone(project: Path) -> None:
+def test_the_service_starts_with_the_files_and_packages_of_the_image_alone(project: Path) -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     for file in list(project.iterdir()):
         if any(fnmatch.fnmatch(file.name, pattern) for pattern in ignored):
             run(f"rm -r {shlex.quote(file.name)}", project)
     (start,) = re.findall(r"^CMD (\[.*\])$", DOCKERFILE, re.M)
+    only_for_tests = needed(requirements(ROOT / "tests/requirements.txt")) - needed(
+        requirements(ROOT / "production/requirements.txt")
+    )
+    blocked = {name.replace("-", "_") for name in only_for_tests}
+    assert {"pytest", "httpx", "fastapi_cli"} <= blocked
+    # None in sys.modules: as if the package was not installed.
+    uvicorn = (
+        f"import sys; sys.modules.update(dict.fromkeys({blocked})); import uvicorn; uvicorn.main()"
+    )
+    program, *options = json.loads(start)
+    assert program == "uvicorn"
 
-    with running(shlex.join(json.loads(start)), project) as (client, _):
+    with running(shlex.join(["python", "-c", uvicorn, *options]), project) as (client, _):
         assert client.get("/users").json() == []
 
 

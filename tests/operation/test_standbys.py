@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from commands import OPERATIONS, block
+from commands import HOSTS as PAGE
+from commands import block
 from helpers import (
     ADA,
     add,
@@ -30,10 +31,10 @@ from service import Service, StartService
 
 pytestmark = pytest.mark.slow
 
-HOSTS = dict(re.findall(r"^(\w+)=(\S+)$", block(OPERATIONS, "hosts"), re.M))
+HOSTS = dict(re.findall(r"^(\w+)=(\S+)$", block(PAGE, "hosts"), re.M))
 URL, READ_URL = HOSTS["DATABASE_URL"], HOSTS["DATABASE_READ_URL"]
-ALL_STANDBYS = block(OPERATIONS, "all-standbys")
-WITHOUT_THE_FIRST = block(OPERATIONS, "without-the-first")
+ALL_STANDBYS = block(PAGE, "all-standbys")
+WITHOUT_THE_FIRST = block(PAGE, "without-the-first")
 NO_STANDBY = "ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf();"
 numbers = itertools.count(1)
 READS = ["/users", "/users/1", "/users?email=ada@example.com", "/health"]
