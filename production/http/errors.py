@@ -13,6 +13,7 @@ from starlette.routing import Match
 
 from production.http.access import refused
 from production.sql.errors import NotReadyError, answer_to
+from production.sql.session import DatabaseUse
 
 JSON = r"application/(.+\+)?json\s*"
 NO_JSON = "Send JSON, with the header Content-Type: application/json"
@@ -20,7 +21,8 @@ NO_JSON = "Send JSON, with the header Content-Type: application/json"
 
 async def database_error(request: Request, error: Exception) -> Response:
     """Answer an outage or a conflict in a session opened without `get_db`."""
-    answer = answer_to(error)
+    use = request.scope.get("database use") or DatabaseUse()
+    answer = answer_to(error, use.kind)
     if not answer:
         raise error
     return await http_exception_handler(request, answer)

@@ -119,7 +119,7 @@ class HeldAnswer:
         try:
             await (self.use.end() if whole else self.use.begin_stream())
         except NotReadyError as error:
-            await self.replace(refused(503, outage(error).detail, RETRY))
+            await self.replace(refused(503, outage(error, self.use.kind).detail, RETRY))
             return
         await self.pass_on(self.start)
         if self.head:

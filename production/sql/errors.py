@@ -3,7 +3,6 @@
 import sqlite3
 import time
 from logging import getLogger
-from typing import Any
 
 from fastapi import HTTPException
 from sqlalchemy import exc
@@ -12,6 +11,7 @@ from sqlalchemy.orm.exc import StaleDataError
 logger = getLogger("uvicorn.error")
 RETRY = {"Retry-After": "1"}
 OUTAGE = "The database does not answer"
+BUSY = "no session became free"
 STALE = "It has changed meanwhile: read it again"
 TAKEN = "Another one has this value already"
 REFERRED = "It refers to what is not there, or something refers to it"
@@ -20,7 +20,6 @@ REFUSED = "A value cannot be stored: it is too large, or of another kind"
 CONFLICTS = {"23505": TAKEN, "23P01": TAKEN, "23503": REFERRED, "23001": REFERRED}
 DIVISION_BY_ZERO = "22012"  # a mistake, though its class is that of values
 FAILED_TRANSACTION, PREREQUISITE = "25P02", "55000"
-UNDEFINED_TABLE = "42P01"
 MISSING_RIGHT = "42501"
 
 
@@ -34,18 +33,26 @@ class OutageLog:
     def __init__(self) -> None:
         """Begin with no outage."""
         self.reasons: set[str] = set()
+        self.refused: set[str] = set()  # kinds of requests: reads, writes
         self.last = 0.0
 
-    def begin(self, reason: str) -> None:
-        """Note an error; write a reason that is new."""
+    def begin(self, reason: str, kind: str) -> None:
+        """Note that a request was refused; write a reason that is new."""
         if reason not in self.reasons:
             logger.error("%s: %s", OUTAGE, reason)
         self.reasons.add(reason)
+        self.refused.add(kind)
         self.last = time.monotonic()
 
-    def end(self) -> None:
-        """Note that a request was served: an outage of some requests may go on."""
-        if self.reasons and time.monotonic() - self.last > 2:
+    def end(self, kind: str) -> None:
+        """Note that a request was served: writes may be refused while reads are not.
+
+        With too many requests, some are served all the time.
+        """
+        if not self.refused or (BUSY in self.reasons and self.last > recently()):
+            return
+        self.refused.discard(kind)
+        if not self.refused:
             self.reasons.clear()
             logger.warning("The database answers again")
 
@@ -53,24 +60,29 @@ class OutageLog:
 outages = OutageLog()
 
 
-def answer_to(error: Exception) -> HTTPException | None:
+def recently() -> float:
+    """Return the time of two seconds ago."""
+    return time.monotonic() - 2
+
+
+def answer_to(error: Exception, kind: str) -> HTTPException | None:
     """Return 409, 422 or 503, or None to a mistake in the code."""
     if isinstance(error, StaleDataError):
         return HTTPException(409, STALE)
     if sentence := conflict_of(error):
         return HTTPException(409, sentence)
     if is_refused_value(error):
-        cause = error.__cause__ or error
+        cause = getattr(error, "orig", error)
         logger.error("A value was refused: %s", type(cause).__name__)
         return HTTPException(422, REFUSED)
     if not isinstance(error, NotReadyError | exc.TimeoutError | exc.DBAPIError):
         return None
-    return None if is_mistake(error) else outage(error)
+    return None if is_mistake(error) else outage(error, kind)
 
 
-def outage(error: Exception) -> HTTPException:
+def outage(error: Exception, kind: str) -> HTTPException:
     """Return 503, and say why in the log."""
-    outages.begin(reason_of(error))
+    outages.begin(reason_of(error), kind)
     return HTTPException(503, OUTAGE, RETRY)
 
 
@@ -131,9 +143,3 @@ def is_mistake(error: Exception) -> bool:
         or code in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISUSE, sqlite3.SQLITE_RANGE)
         or state in (FAILED_TRANSACTION, PREREQUISITE)
     )
-
-
-def misses_a_table(error: Exception) -> bool:
-    """Tell whether a statement did not find a table."""
-    driver: Any = getattr(error, "orig", None)
-    return state_of(error) == UNDEFINED_TABLE or "no such table" in str(driver)

@@ -7,7 +7,7 @@ from weakref import WeakSet
 from anyio import Semaphore, WouldBlock, move_on_after
 
 from production.settings import LOCK_TIMEOUT
-from production.sql.errors import NotReadyError
+from production.sql.errors import BUSY, NotReadyError
 
 SLOW = 0.1  # seconds with a permit, from which on a request is a slow one
 SLOW_REQUESTS = 20  # at a time, streams with a session included
@@ -45,7 +45,7 @@ class Limit:
             with move_on_after(LOCK_TIMEOUT) as limit:
                 await self.semaphore.acquire()
             if limit.cancelled_caught:
-                raise NotReadyError("no session became free") from None
+                raise NotReadyError(BUSY) from None
         self.hand_to(holder)
 
     def hand_to(self, holder: Holder) -> None:

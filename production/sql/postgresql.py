@@ -23,7 +23,8 @@ TIMEOUTS = f"""
         ('statement_timeout', {LOCK_TIMEOUT + 1})) AS timeouts (name, seconds)
     WHERE current_setting(name) = '0'"""  # noqa: S608
 CONNECT_TIMEOUT = 2  # seconds, for each host
-READ_ONLY = "25006"  # of SQLSTATE: what a standby says to a write
+# Of SQLSTATE: what a standby says to a write, and whoever has another search_path.
+READ_ONLY, UNDEFINED_TABLE = "25006", "42P01"
 CHANGES = ("INSERT", "UPDATE", "DELETE", "MERGE")
 
 
@@ -106,7 +107,7 @@ class PostgreSQL:
         self.arguments = {**defaults, **read_url(rest), "prepare_threshold": None}
         self.connections: WeakSet[psycopg.Connection[Any]] = WeakSet()
         self.lock = Lock()  # for whoever goes through the connections
-        self.outage = 0.0  # the last moment at which something was wrong
+        self.last_bad = 0.0  # when the youngest connection with an outage was opened
         self.url = "postgresql+psycopg://"
         self.options: dict[str, Any] = {"creator": self.connect}
 
@@ -117,8 +118,7 @@ class PostgreSQL:
         event.listen(engine, "connect", self.set_up, insert=True)
         event.listen(engine, "checkout", self.check)
         event.listen(engine, "handle_error", hide_values)
-        if writes:
-            event.listen(engine, "handle_error", self.note_if_read_only)
+        event.listen(engine, "handle_error", self.note_outage)
 
     def connect(self) -> Connection:
         """Connect to the first host that the URL allows."""
@@ -153,17 +153,15 @@ class PostgreSQL:
                 raise exc.InvalidatePoolError(str(error)) from error
         record.info["taken"] = now
         promoted = record.info["standby"] != is_standby(connection)
-        if promoted or record.info["opened"] < self.outage:
+        if promoted or record.info["opened"] <= self.last_bad:
             raise exc.InvalidatePoolError("opened before or in an outage")
 
-    def note_outage(self) -> None:
-        """Use no connection again that is open now."""
-        self.outage = time.monotonic()
-
-    def note_if_read_only(self, context: ExceptionContext) -> None:
-        """See whether the server has become a standby, or read-only."""
-        if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
-            self.note_outage()
+    def note_outage(self, context: ExceptionContext) -> None:
+        """See whether a connection is of an outage, and so are all that are older."""
+        state = getattr(context.original_exception, "sqlstate", None)
+        if context.connection and state in (READ_ONLY, UNDEFINED_TABLE):
+            opened = context.connection.info["opened"]
+            self.last_bad = max(self.last_bad, opened)
 
     def cut(self) -> None:
         """End what still waits for the server, which may be frozen."""

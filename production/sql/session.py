@@ -14,14 +14,8 @@ from sqlalchemy.exc import DBAPIError, IllegalStateChangeError
 from sqlalchemy.orm import Session
 from starlette.requests import HTTPConnection, Request
 
-from production.sql.databases import primary, standbys
-from production.sql.errors import (
-    NotReadyError,
-    answer_to,
-    is_mistake,
-    misses_a_table,
-    outages,
-)
+from production.sql.databases import primary
+from production.sql.errors import answer_to, is_mistake, outages
 from production.sql.limits import Limit, make_limits
 from production.sql.tables import tables
 
@@ -54,6 +48,11 @@ class DatabaseUse:
         if self.permit is not limit:
             self.release()
             await limit.acquire(self)
+
+    @property
+    def kind(self) -> str:
+        """Return which kind of request this is."""
+        return self.limit or "other"
 
     def release(self) -> None:
         """Let the next request have the permit."""
@@ -154,12 +153,7 @@ async def roll_back(db: Session) -> None:
 
 def check_tables(db: Session) -> None:
     """See whether the tables are those of this version, where the session reads."""
-    engine = db.info.get("read engine") or db.get_bind().engine
-    try:
-        tables.check(engine)
-    except NotReadyError:
-        (standbys if "read engine" in db.info else primary).note_outage()
-        raise
+    tables.check(db.info.get("read engine") or db.get_bind().engine)
 
 
 async def read_body(connection: HTTPConnection) -> None:
@@ -170,18 +164,18 @@ async def read_body(connection: HTTPConnection) -> None:
 
 
 @contextmanager
-def failures_as_answers() -> Iterator[None]:
+def failures_as_answers(kind: str) -> Iterator[None]:
     """Raise an outage or a conflict as the answer to it, for mounted apps, too."""
     try:
         yield
-        outages.end()
+        outages.end(kind)
     except IllegalStateChangeError as error:
         # The request was cancelled, and its thread still connects.
         if isinstance(error.__context__, asyncio.CancelledError):
             raise error.__context__ from None
         raise
     except Exception as error:
-        if answer := answer_to(error):
+        if answer := answer_to(error, kind):
             raise answer from error
         raise
 
@@ -207,8 +201,6 @@ async def with_tables(db: Session) -> AsyncIterator[None]:
     try:
         yield
     except Exception as error:
-        if misses_a_table(error):  # or the connection has another search_path
-            (standbys if "read engine" in db.info else primary).note_outage()
         if is_mistake(error):
             await in_thread(check_tables, db)
         raise
@@ -226,7 +218,7 @@ def for_one_request(
 
     async def get_db_for_request(connection: HTTPConnection) -> AsyncIterator[Session]:
         use = connection.scope.get("database use") or DatabaseUse()
-        with failures_as_answers():
+        with failures_as_answers(use.kind):
             if use.limit == "write":
                 await read_body(connection)
             if use.limit and not use.permit:

@@ -93,9 +93,6 @@ class SQLite:
     def cut(self) -> None:
         """Do nothing: whatever waits for a lock gives up by itself."""
 
-    def note_outage(self) -> None:
-        """Do nothing: a file that was replaced is noticed at each use."""
-
     def connect(self) -> Connection:
         """Open the file. Make it the first time, readable by its owner alone."""
         with suppress(OSError):  # the driver says it better
