@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
+from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import Depends, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
@@ -16,7 +17,7 @@ from models import User
 from production.http import openapi
 from production.http.errors import HANDLERS
 from production.http.lifespan import lifespan
-from production.http.middleware import ServiceMiddleware
+from production.http.middleware import ServiceMiddleware, log_has_ids
 from production.http.pages import page_of
 from production.http.preconditions import Preconditions, etag, preconditions
 from production.sql.tables import tables
@@ -31,6 +32,8 @@ app = FastAPIOffline(
     **openapi.ABOUT,
 )
 app.add_middleware(ServiceMiddleware)
+if log_has_ids():
+    app.add_middleware(CorrelationIdMiddleware)
 app.openapi = openapi.complete(app)  # type: ignore[method-assign]
 
 

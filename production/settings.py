@@ -45,7 +45,7 @@ class Settings(BaseSettings):
             unsendable = "has a character that no client can send"
             raise ValueError(f"{unsendable}: use ASCII, no blanks")
         if EXAMPLE in value.split(","):
-            raise ValueError("is that of the example: make one of your own")
+            raise ValueError(f"is {EXAMPLE}, as in the example: make your own")
         return value
 
     @property

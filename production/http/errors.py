@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from asgi_correlation_id import correlation_id
 from fastapi import Request
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
@@ -30,7 +31,10 @@ async def database_error(request: Request, error: Exception) -> Response:
 
 async def mistake(_: Request, __: Exception) -> Response:
     """Answer 500. The log has the traceback; uvicorn closes the connection."""
-    return refused(500, "Internal Server Error", {"Connection": "close"})
+    headers = {"Connection": "close"}
+    if number := correlation_id.get():  # this is made outside of the middleware
+        headers["X-Request-ID"] = number
+    return refused(500, "Internal Server Error", headers)
 
 
 async def invalid(request: Request, error: RequestValidationError) -> Response:

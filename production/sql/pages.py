@@ -5,6 +5,7 @@ from datetime import date
 from functools import cache
 from typing import Any
 
+from annotated_types import Ge, Le
 from pydantic import BaseModel
 from sqlalchemy import (
     BigInteger,
@@ -87,8 +88,10 @@ def is_plain(model: Any, schema: type[BaseModel]) -> bool:
 def is_plain_field(column: Column[Any], field: Any) -> bool:
     """Tell whether a column is of the field's type, and nothing changes its value."""
     plain: Any = PLAIN.get(type(column.type))
-    changed = field.metadata or field.alias or field.serialization_alias
-    return bool(not changed and plain and field.annotation in (plain, plain | None))
+    if not plain or field.alias or field.serialization_alias:
+        return False
+    only_limits = all(isinstance(each, Ge | Le) for each in field.metadata)
+    return only_limits and field.annotation in (plain, plain | None)
 
 
 def rows_of(

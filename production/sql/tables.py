@@ -62,7 +62,8 @@ class Tables:
             found, versions = look(engine)  # another service may just have made them
         if User.__tablename__ not in found:
             others = f"there are only other tables: {UPGRADE}"
-            raise NotReadyError("tables are missing: users" if versions else others)
+            gone = versions or self.ready
+            raise NotReadyError("tables are missing: users" if gone else others)
         if not versions:
             raise NotReadyError(STRANGERS)
         if not versions <= {step.revision for step in steps.walk_revisions()}:

@@ -104,7 +104,10 @@ def test_uv_installs_and_starts_the_service_with_one_line(project: Path) -> None
 
 
 @pytest.mark.slow
-def test_env_example_closes_the_service_with_its_token(project: Path) -> None:
+def test_env_example_closes_the_service_with_its_token(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("API_TOKEN")  # which the tests set, for a file .env not to disturb them
     (project / ".venv").symlink_to(sys.prefix)
     (project / ".env.example").write_text((ROOT / ".env.example").read_text())
     make, curl = commands(README, "With a token")
@@ -121,7 +124,10 @@ def test_env_example_closes_the_service_with_its_token(project: Path) -> None:
         assert run(curl.replace(REFUSED_TOKEN, token), project) == "[]\n"
 
 
-def test_the_token_of_env_example_is_refused_at_the_start(project: Path) -> None:
+def test_the_token_of_env_example_is_refused_at_the_start(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("API_TOKEN")
     shutil.copy(ROOT / ".env.example", project / ".env")
 
     assert REFUSED_TOKEN in reason_not_to_start(cwd=project).splitlines()[-1]
