@@ -58,6 +58,11 @@ HOLD_THE_SCHEMA = {
     "postgresql": "SELECT pg_advisory_xact_lock(7236589)",
 }
 
+# Tables that somebody adds.
+IDS = {"sqlite": "INTEGER PRIMARY KEY", "postgresql": "SERIAL PRIMARY KEY"}
+VISITS = """CREATE TABLE visits (
+    id {id}, page VARCHAR(300) NOT NULL, version BIGINT DEFAULT 1 NOT NULL)"""
+
 
 def add(client: httpx.Client, user: dict[str, str]) -> httpx.Response:
     answer = client.post("/users", json=user)
@@ -183,6 +188,11 @@ def sql(url: str, *statements: str) -> list[tuple[Any, ...]]:
             rows = [tuple(row) for row in result] if result.returns_rows else []
     engine.dispose()
     return rows
+
+
+def make_tables(url: str, *statements: str) -> None:
+    """Run statements in which `{id}` stands for the type of a column that counts ids up."""
+    sql(url, *(statement.format(id=IDS[url.partition(":")[0]]) for statement in statements))
 
 
 def columns(url: str, table: str) -> list[str]:
