@@ -5,7 +5,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -64,7 +64,7 @@ VISITS = """CREATE TABLE visits (
     id {id}, page VARCHAR(300) NOT NULL, version BIGINT DEFAULT 1 NOT NULL)"""
 
 
-def add(client: httpx.Client, user: dict[str, str]) -> httpx.Response:
+def add(client: httpx.Client, user: Mapping[str, Any]) -> httpx.Response:
     answer = client.post("/users", json=user)
     assert answer.status_code == 201, answer.text
     return answer

@@ -37,9 +37,7 @@ class Address(Base):
     user: Mapped[User] = relationship(back_populates="addresses")
 
 
-User.addresses = relationship(  # type: ignore[attr-defined]
-    Address, back_populates="user", cascade="all, delete-orphan"
-)
+User.addresses = relationship(Address, back_populates="user", cascade="all, delete-orphan")
 
 
 # Over ON DELETE CASCADE, with and without `passive_deletes`.
@@ -63,8 +61,8 @@ class Album(Base):
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
 
 
-User.badges = relationship(Badge, passive_deletes=True)  # type: ignore[attr-defined]
-User.albums = relationship(Album)  # type: ignore[attr-defined]
+User.badges = relationship(Badge, passive_deletes=True)
+User.albums = relationship(Album)
 
 
 # Events: a trail of all that happens to users.
@@ -122,8 +120,8 @@ def drop_blanks(_: User, name: str, __: Any, ___: Any) -> str:
 
 # Criteria: who is hidden, or belongs to another tenant, is nowhere to be seen.
 
-User.hidden = mapped_column(Boolean, server_default="false")  # type: ignore[attr-defined]
-User.tenant = mapped_column(String(50), server_default="")  # type: ignore[attr-defined]
+User.hidden = mapped_column(Boolean, server_default="false")
+User.tenant = mapped_column(String(50), server_default="")
 tenant: ContextVar[str] = ContextVar("tenant", default="")
 
 
