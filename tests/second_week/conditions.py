@@ -10,6 +10,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from database import get_db
 from main import app
 from models import Base
+from production.http.openapi import PRECONDITIONS
 from production.http.preconditions import Preconditions, etag, preconditions
 
 __all__ = ["app"]
@@ -30,7 +31,7 @@ class NoteUpdate(BaseModel):
     text: str
 
 
-@app.get("/notes/{note_id}")
+@app.get("/notes/{note_id}", openapi_extra=PRECONDITIONS)
 def read_note(
     note_id: int,
     response: Response,
@@ -45,7 +46,7 @@ def read_note(
     return {"text": note.text}
 
 
-@app.patch("/notes/{note_id}")
+@app.patch("/notes/{note_id}", openapi_extra=PRECONDITIONS)
 def update_note(
     note_id: int,
     change: NoteUpdate,

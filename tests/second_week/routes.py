@@ -1,9 +1,10 @@
 """Routes that take more than 64 KiB, routers with functions of one name, and a large file."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
@@ -84,7 +85,7 @@ app.include_router(router_of("/cats"))
 app.include_router(router_of("/dogs"))
 
 
-# A large file.
+# A large file, sent by FastAPI and by a generator.
 
 
 @app.get("/film")
@@ -96,3 +97,13 @@ def read_film(path: Path) -> FileResponse:
 def read_their_film(path: Path, db: Session = Depends(get_db)) -> FileResponse:
     db.query(User).count()
     return FileResponse(path)
+
+
+@app.get("/film/pieces")
+async def read_pieces(path: Path) -> StreamingResponse:
+    async def pieces() -> AsyncIterator[bytes]:
+        with path.open("rb") as file:
+            while piece := file.read(64 * 1024):
+                yield piece
+
+    return StreamingResponse(pieces(), headers={"Content-Length": str(path.stat().st_size)})
