@@ -218,7 +218,10 @@ def run_module(*arguments: str, cwd: Path, **environment: str) -> tuple[int, str
     """Run a Python module to its end, and return its exit code and what it said."""
     with NamedTemporaryFile() as output:
         process = Fork([*arguments], cwd, os.environ | environment, Path(output.name))
-        return process.wait(60), output.read().decode()
+        try:
+            return process.wait(60), output.read().decode()
+        finally:
+            process.kill()
 
 
 def alembic(url: str, *arguments: str, cwd: Path = ROOT) -> str:
