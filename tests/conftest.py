@@ -7,8 +7,8 @@ The folders are the floors of a pyramid, from the fastest to what is nearest to 
 - `operation/`: services and databases that the test starts, stops, breaks and upgrades.
 - `end_to_end/`: with the programs around a service, such as a browser, nginx and PgBouncer.
 
-Beside them: `lessons/` for the eight lessons, `second_day/` for what somebody adds to the service,
-and `documents/`, which runs the commands of the documents.
+Beside them: `lessons/` for the eight lessons, `second_day/` and `second_week/` for what somebody
+adds to the service, and `documents/`, which runs the commands of the documents.
 """
 
 import itertools

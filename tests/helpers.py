@@ -5,7 +5,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -58,8 +58,13 @@ HOLD_THE_SCHEMA = {
     "postgresql": "SELECT pg_advisory_xact_lock(7236589)",
 }
 
+# Tables that somebody adds.
+IDS = {"sqlite": "INTEGER PRIMARY KEY", "postgresql": "SERIAL PRIMARY KEY"}
+VISITS = """CREATE TABLE visits (
+    id {id}, page VARCHAR(300) NOT NULL, version BIGINT DEFAULT 1 NOT NULL)"""
 
-def add(client: httpx.Client, user: dict[str, str]) -> httpx.Response:
+
+def add(client: httpx.Client, user: Mapping[str, Any]) -> httpx.Response:
     answer = client.post("/users", json=user)
     assert answer.status_code == 201, answer.text
     return answer
@@ -185,6 +190,11 @@ def sql(url: str, *statements: str) -> list[tuple[Any, ...]]:
     return rows
 
 
+def make_tables(url: str, *statements: str) -> None:
+    """Run statements in which `{id}` stands for the type of a column that counts ids up."""
+    sql(url, *(statement.format(id=IDS[url.partition(":")[0]]) for statement in statements))
+
+
 def columns(url: str, table: str) -> list[str]:
     """Return the names of a table's columns, as the database has them; none without a table."""
     engine = sqlalchemy.create_engine(url)
@@ -208,7 +218,10 @@ def run_module(*arguments: str, cwd: Path, **environment: str) -> tuple[int, str
     """Run a Python module to its end, and return its exit code and what it said."""
     with NamedTemporaryFile() as output:
         process = Fork([*arguments], cwd, os.environ | environment, Path(output.name))
-        return process.wait(60), output.read().decode()
+        try:
+            return process.wait(60), output.read().decode()
+        finally:
+            process.kill()
 
 
 def alembic(url: str, *arguments: str, cwd: Path = ROOT) -> str:

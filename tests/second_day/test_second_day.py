@@ -20,11 +20,13 @@ from websockets.sync.client import connect as connect_socket
 
 from helpers import (
     TOKEN,
+    VISITS,
     add,
     assert_unavailable,
     at_once,
     connect,
     logged,
+    make_tables,
     run_module,
     sql,
     until_served,
@@ -35,9 +37,6 @@ from service import ROOT, Service, StartService
 
 pytestmark = pytest.mark.slow
 
-IDS = {"sqlite": "INTEGER PRIMARY KEY", "postgresql": "SERIAL PRIMARY KEY"}
-VISITS = """CREATE TABLE visits (
-    id {}, page VARCHAR(300) NOT NULL, version BIGINT DEFAULT 1 NOT NULL)"""
 FUNCTION = """CREATE FUNCTION visit() RETURNS void LANGUAGE sql
     AS $$ INSERT INTO visits (page) VALUES ('function') $$"""
 USERS = 50
@@ -54,9 +53,8 @@ def url(create_database: Callable[[], str]) -> str:
 def service(_start: StartService, url: str) -> Service:
     service = _start(url, "--app-dir", "tests", app="second_day.app:app")
     service.wait().close()
-    dialect = url.partition(":")[0]
-    sql(url, VISITS.format(IDS[dialect]))
-    if dialect == "postgresql":
+    make_tables(url, VISITS)
+    if url.startswith("postgresql"):
         sql(url, FUNCTION)
     sql(
         url,
