@@ -142,10 +142,9 @@ def delete_user(
 @app.get(
     "/health",
     tags=["health"],
-    operation_id="health",
     response_model=dict[str, str],
 )
-def read_health(db: Session = Depends(get_db)) -> Response:
+def health(db: Session = Depends(get_db)) -> Response:
     """Tell whether the database answers, with the tables of this version."""
     db.scalar(ONE_USER, {"user_id": 1}, bind_arguments=one_select(db))
     if db.bind is engine:  # not the database of a test

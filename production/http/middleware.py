@@ -6,6 +6,7 @@ from logging import getLogger
 from asgi_correlation_id import CorrelationIdFilter
 from opentelemetry.trace import get_current_span
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -57,8 +58,9 @@ class ServiceMiddleware:
         app = self.app if has_no_body(scope) else self.limited
         try:
             await app(scope, receive, answer.send)
-        except NobodyReadsError:
-            pass
+        except (NobodyReadsError, ClientDisconnect, ExceptionGroup):
+            if not answer.head:  # which is answered without a body
+                raise
         except CancelledError as error:
             if not is_stop_of_uvicorn(error):  # a time limit of somebody's own
                 raise
@@ -112,8 +114,18 @@ class HeldAnswer:
         if not self.begun:
             rest = (self.length or 0) - len(message.get("body", b""))
             await self.begin(whole=rest <= 0 or not message.get("more_body"))
+        elif not message.get("more_body"):
+            self.note_unstored()  # by a stream
         if not self.over:
             await self.pass_on(message)
+
+    def note_unstored(self) -> bool:
+        """Tell whether a success leaves something that was not stored; log it."""
+        unstored = self.is_success() and self.use.has_unstored()
+        if unstored:
+            scope, _, _ = self.server
+            logger.error(UNCOMMITTED, f"{scope['method']} {scope['path']}")
+        return unstored
 
     async def begin(self, whole: bool) -> None:
         """End the use of the database: a client that reads slowly holds nothing.
@@ -121,12 +133,10 @@ class HeldAnswer:
         A stream goes on with its sessions, but without a permit.
         """
         self.begun = True
-        if self.is_success() and self.use.has_unstored():
-            logger.error(UNCOMMITTED, self.name())
-            if whole and not self.reads:
-                await self.use.end()
-                await self.replace(refused(500, "Internal Server Error"))
-                return
+        if self.note_unstored() and whole and not self.reads:
+            await self.use.end()
+            await self.replace(refused(500, "Internal Server Error"))
+            return
         try:
             await (self.use.end() if whole else self.use.begin_stream())
         except NotReadyError as error:
@@ -146,11 +156,6 @@ class HeldAnswer:
     def is_success(self) -> bool:
         """Tell whether the client takes the answer for a yes."""
         return bool(self.start["status"] < 400)
-
-    def name(self) -> str:
-        """Return the request, without its query, in which an e-mail may be."""
-        scope, _, _ = self.server
-        return f"{scope['method']} {scope['path']}"
 
     def name_caching(self) -> None:
         """Let caches ask before they use an answer again (RFC 9111, 5.2.2.4)."""

@@ -9,7 +9,7 @@ from anyio import Semaphore, WouldBlock, move_on_after
 from production.settings import LOCK_TIMEOUT
 from production.sql.errors import BUSY, NotReadyError
 
-SLOW = 0.1  # seconds with a permit, from which on a request is a slow one
+SLOW = 0.05  # seconds with a permit, from which on a request is a slow one
 SLOW_REQUESTS = 20  # at a time, streams with a session included
 serving: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
 

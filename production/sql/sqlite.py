@@ -35,6 +35,11 @@ class Connection(sqlite3.Connection):
     waits = False  # for the lock of the file
     unwritten = 0  # changes of before the transaction, or undone in it
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Take what sqlite3 gives."""
+        super().__init__(*arguments, **options)
+        self.savepoints: dict[str, int] = {}
+
     @property
     def at_work(self) -> bool:
         """Tell whether the next writer would have to wait for this one."""
@@ -44,6 +49,14 @@ class Connection(sqlite3.Connection):
     def written(self) -> int:
         """Return how many rows the transaction has changed."""
         return self.total_changes - self.unwritten if self.in_transaction else 0
+
+    def note_savepoint(self, sql: str) -> None:
+        """Do not count what is undone: the driver's counter never goes back."""
+        if sql.startswith("SAVEPOINT"):
+            self.savepoints[sql.rsplit(maxsplit=1)[-1]] = self.written
+        elif sql.startswith("ROLLBACK TO"):
+            kept = self.savepoints.get(sql.rsplit(maxsplit=1)[-1], 0)
+            self.unwritten = self.total_changes - kept
 
     def take_lock(self) -> None:
         """Begin, and wait for the lock; in the event loop of the service only a moment.
@@ -61,7 +74,6 @@ class Connection(sqlite3.Connection):
         finally:
             self.waits = False
         self.unwritten = self.total_changes
-        self.savepoints: dict[str, int] = {}
 
 
 class SQLite:
@@ -86,8 +98,6 @@ class SQLite:
         event.listen(engine, "handle_error", self.close_if_read_only)
         if writes:
             event.listen(engine, "before_cursor_execute", begin_before_write)
-            event.listen(engine, "savepoint", note_savepoint)
-            event.listen(engine, "rollback_savepoint", forget_changes)
             event.listen(engine, "reset", tidy)
 
     def cut(self) -> None:
@@ -167,9 +177,10 @@ def begin_before_write(
         connection.info.setdefault("cursors", WeakSet()).add(cursor)
         return
     level = connection.get_execution_options().get("isolation_level")
-    if level == "AUTOCOMMIT" or cursor.connection.in_transaction:
-        return
-    cursor.connection.take_lock()
+    driver = cursor.connection
+    if not driver.in_transaction and level != "AUTOCOMMIT":
+        driver.take_lock()
+    driver.note_savepoint(sql)
 
 
 def only_reads(sql: str, statement: Any) -> bool:
@@ -200,18 +211,6 @@ def waiting(connection: sqlite3.Connection, milliseconds: int) -> Iterator[None]
         yield
     finally:
         connection.execute(f"PRAGMA busy_timeout = {LOCK_TIMEOUT * 1000}")
-
-
-def note_savepoint(connection: SQLAlchemyConnection, name: str) -> None:
-    """Note how much was written before a savepoint."""
-    driver: Any = connection.connection.dbapi_connection
-    driver.savepoints[name] = driver.written
-
-
-def forget_changes(connection: SQLAlchemyConnection, name: str, _: Any) -> None:
-    """Do not count what is undone: the driver's counter never goes back."""
-    driver: Any = connection.connection.dbapi_connection
-    driver.unwritten = driver.total_changes - driver.savepoints[name]
 
 
 def tidy(connection: Any, record: Any, _: Any) -> None:
