@@ -62,10 +62,10 @@ def test_a_read_is_one_round_trip_and_a_create_three(
                 partial(client.post, "/users", json=ADA),
                 "BEGIN INSERT ROLLBACK BEGIN SELECT ROLLBACK",
             ),
-            (partial(write, json={"name": "X"}), "BEGIN UPDATE COMMIT"),
-            (partial(write, json={"name": "X"}), "BEGIN UPDATE COMMIT"),
-            (partial(client.delete, address), "BEGIN DELETE COMMIT"),
-            (partial(client.delete, address), "BEGIN DELETE ROLLBACK BEGIN SELECT ROLLBACK"),
+            (partial(write, json={"name": "X"}), "BEGIN SELECT UPDATE COMMIT"),
+            (partial(write, json={"name": "X"}), "BEGIN SELECT COMMIT"),
+            (partial(client.delete, address), "BEGIN SELECT DELETE COMMIT"),
+            (partial(client.delete, address), "BEGIN SELECT ROLLBACK"),
         ]
         for ask, expected in steps:
             read()  # so that the connections, for reads and writes, were used a moment ago

@@ -1,14 +1,8 @@
 """What DATABASE_URL may be, and what the service says about one that it cannot use."""
 
-import os
 import re
-import socket
-import subprocess
-import sys
-from functools import partial
 from pathlib import Path
 
-import httpx
 import pytest
 
 from helpers import (
@@ -17,15 +11,13 @@ from helpers import (
     REFUSED_URLS,
     add,
     assert_unavailable,
-    at_once,
     logged,
     reason_not_to_start,
     sql,
     until_served,
-    wait_until,
 )
-from postgres import Postgres, accepts, free_port
-from service import ROOT, Service, StartService
+from postgres import Postgres
+from service import StartService
 
 
 @pytest.mark.slow
@@ -57,55 +49,47 @@ def role(postgres: Postgres) -> str:
     return postgres.url().replace("postgres@", "clerk@")
 
 
-def grant_of(service: Service, reason: str) -> str:
-    """Return the GRANT that the log names after this reason, for the role."""
-    log = logged(service.log, reason)
-    found = re.search(rf"{re.escape(reason)}.*?: (GRANT .*) TO the service's role", log)
-    assert found, log
-    return f"{found[1]} TO clerk"
-
-
 @pytest.mark.slow
-def test_a_role_that_may_not_make_tables_is_503_until_it_has_the_right_that_the_log_names(
+def test_a_role_that_may_not_make_tables_is_503_with_the_reason_until_it_has_the_right(
     start: StartService, postgres: Postgres, role: str
 ) -> None:
     service = start(role)
     with service.wait() as client:
         for address in ("/users", "/users/1", "/health"):
             assert_unavailable(client.get(address))
+        logged(service.log, "the tables cannot be made: permission denied for schema public")
 
-        sql(postgres.url(), grant_of(service, "permission denied for schema public"))
+        sql(postgres.url(), "GRANT CREATE ON SCHEMA public TO clerk")
 
         assert until_served(lambda: client.get("/users")).json() == []
         add(client, ADA)
 
 
 @pytest.mark.slow
-def test_a_role_that_may_not_write_is_503_until_it_has_the_right_that_the_log_names(
+def test_a_role_that_may_only_read_serves_reads_and_writes_are_503_until_it_has_the_right(
     start: StartService, postgres: Postgres, role: str
 ) -> None:
     with start(postgres.url()).wait() as owner:
         add(owner, ADA)
     sql(postgres.url(), "GRANT SELECT ON users TO clerk")
     service = start(role)
-    reason = "permission denied for table users"
     with service.wait() as client:
         assert_unavailable(client.get("/users"))
-        sql(postgres.url(), grant_of(service, "permission denied for table alembic_version"))
-        for answer in (client.post("/users", json=GRACE), client.get("/health")):
-            assert_unavailable(answer)
-        assert f"{reason} (INSERT, UPDATE, DELETE)" in service.log.read_text()
+        logged(service.log, "permission denied for table alembic_version")
+        sql(postgres.url(), "GRANT SELECT ON alembic_version TO clerk")
 
-        sql(postgres.url(), grant_of(service, reason))
-
-        assert until_served(lambda: client.get("/health")).status_code == 200
-        add(client, GRACE)
-
-        sql(postgres.url(), "REVOKE UPDATE ON users FROM clerk")
+        assert until_served(lambda: client.get("/users/1")).status_code == 200
+        assert_unavailable(client.post("/users", json=GRACE))
         assert_unavailable(client.patch("/users/1", json={"name": "X"}))
-        assert_unavailable(client.get("/health"))
-        sql(postgres.url(), "REVOKE SELECT ON users FROM clerk")
-        assert_unavailable(client.get("/users"))
+        assert_unavailable(client.delete("/users/1"))
+        logged(service.log, "permission denied for table users")
+
+        sql(postgres.url(), "GRANT INSERT, UPDATE, DELETE ON users TO clerk")
+
+        add(client, GRACE)
+        assert client.patch("/users/1", json={"name": "X"}).status_code == 200
+        assert client.delete("/users/1").status_code == 204
+        assert "Traceback" not in service.log.read_text()
 
 
 @pytest.mark.slow
@@ -122,36 +106,7 @@ def test_a_view_or_a_type_of_the_name_users_is_left_alone(
             for address in ("/users", "/users/1", "/health"):
                 assert_unavailable(client.get(address))
             reason = "The database does not answer: the tables cannot be made"
-            assert "already" in logged(service.log, reason, times=3)
+            assert "already" in logged(service.log, reason)
         service.stop()
 
         sql(new_database, f"DROP {what}")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may change the name server"
-)
-def test_a_host_whose_name_nobody_resolves_is_503_within_five_seconds_for_everybody(
-    tmp_path: Path,
-) -> None:
-    port = free_port()
-    command: list[str | Path] = [
-        *("unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/resolv.conf && exec "$@"'),
-        *(tmp_path / "resolv.conf", sys.executable, "-m", "uvicorn", "main:app", f"--port={port}"),
-    ]
-    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.153\n")
-    environment = os.environ | {"DATABASE_URL": "postgresql://u@db.example.com/users"}
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
-        server.bind(("127.0.0.153", 53))  # and never answers
-        with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
-            client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, verify=False)
-            wait_until(lambda: accepts(port), lambda: "not up")
-            for count in (1, 30, 30):
-                answers = at_once([partial(client.get, "/users")] * count)
-
-                for answer in answers:
-                    assert_unavailable(answer)
-                    assert answer.elapsed.total_seconds() < 5
-            process.terminate()
-            process.wait(15)

@@ -71,7 +71,7 @@ def assert_closed(service: Service, client: httpx.Client, reason: str) -> None:
     assert_unavailable(client.post("/users", json=GRACE))
     for address in ("/docs", "/openapi.json"):
         assert client.get(address).status_code == 200
-    log = logged(service.log, f"The database does not answer: {reason}", times=4)
+    log = logged(service.log, f"The database does not answer: {reason}")
     assert f"Not ready yet: {reason}" in log
 
 
