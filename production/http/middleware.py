@@ -146,7 +146,8 @@ class HeldAnswer:
         if self.head:
             self.over = True
             await self.pass_on({"type": "http.response.body"})
-            raise NobodyReadsError
+            if not whole:
+                raise NobodyReadsError
 
     async def replace(self, response: Response) -> None:
         """Send another answer, and drop what the app still sends."""

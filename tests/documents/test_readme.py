@@ -37,6 +37,7 @@ from commands import (
 from helpers import ADA, GRACE, add, sql
 from postgres import Postgres
 from production.settings import LOCK_TIMEOUT
+from production.sql.errors import REFERRED, TAKEN
 from service import ROOT, StartService
 
 # Where the commands are that the tests below run, and those that something else runs.
@@ -525,9 +526,9 @@ def test_another_resource_is_made_in_four_steps(
         assert said == answers.splitlines()
         postcard = {"user_id": 1, "title": "Another", "taken": "1850-01-01", "public": True}
         nobody = client.post("/postcards", json=postcard | {"user_id": 2})
-        assert (nobody.status_code, nobody.json()["detail"]) == (409, "No such user")
+        assert (nobody.status_code, nobody.json()["detail"]) == (409, REFERRED)
         taken = client.post("/postcards", json=postcard | {"title": "A portrait"})
-        assert (taken.status_code, taken.json()["detail"]) == (409, "This title is taken")
+        assert (taken.status_code, taken.json()["detail"]) == (409, TAKEN)
         assert client.post("/postcards", json=postcard | {"title": ""}).status_code == 422
         another = client.post("/postcards", json=postcard).json()
         assert another == {"id": another["id"], **postcard}
