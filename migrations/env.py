@@ -34,7 +34,7 @@ def run(connection: Connection) -> None:
 
 def write_sql() -> None:
     """Write the steps as SQL, for `--sql`, which needs no database."""
-    context.configure(dialect=engine.dialect, literal_binds=True, **OPTIONS)
+    context.configure(dialect_name=engine.dialect.name, literal_binds=True, **OPTIONS)
     with context.begin_transaction():
         context.run_migrations()
 

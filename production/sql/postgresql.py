@@ -151,7 +151,10 @@ class PostgreSQL:
                 self.ping(connection)
             except psycopg.Error as error:
                 raise exc.InvalidatePoolError(str(error)) from error
+        fresh = "taken" not in record.info
         record.info["taken"] = now
+        if fresh:
+            return
         promoted = record.info["standby"] != is_standby(connection)
         if promoted or record.info["opened"] <= self.last_bad:
             raise exc.InvalidatePoolError("opened before or in an outage")

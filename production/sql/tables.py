@@ -91,6 +91,8 @@ def look(engine: Engine) -> tuple[set[str], set[str]]:
     with engine.connect() as connection:
         names = inspect(connection).get_table_names()
         heads = MigrationContext.configure(connection).get_current_heads()
+        if User.__tablename__ not in names:
+            connection.invalidate()
     return set(names), set(heads)
 
 

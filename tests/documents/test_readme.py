@@ -422,13 +422,13 @@ def test_a_schema_change_is_a_step_that_a_running_service_waits_for(
 def test_alembic_upgrades_the_database_of_the_file_that_the_service_reads(installed: Path) -> None:
     (installed / ".env").write_text(f"DATABASE_URL=sqlite:///{installed}/another.db\n")
 
-    said = run(f"unset DATABASE_URL; {block(OPERATIONS, 'upgrade')} 2>&1", installed)
+    said = run(f"unset DATABASE_URL; {block(OPERATIONS, 'upgrade').strip()} 2>&1", installed)
 
     assert f"Database: {installed}/another.db" in said
     assert (installed / "another.db").exists()
     assert not (installed / "users.db").exists()
     # An empty variable of the environment goes before the file.
-    said = run(f"{block(OPERATIONS, 'upgrade')} 2>&1", installed, DATABASE_URL="")
+    said = run(f"{block(OPERATIONS, 'upgrade').strip()} 2>&1", installed, DATABASE_URL="")
     assert f"Database: {installed}/users.db" in said
 
 
