@@ -20,6 +20,7 @@ README, FRENCH, LESSONS = "README.md", "README.fr.md", "docs/lessons.md"
 OPERATIONS, RECIPE = "docs/operations.md", "docs/another-resource.md"
 BACKUPS, HOSTS = "docs/backups.md", "docs/several-hosts.md"
 FIGURES = "benchmarks/README.md"
+LONGEST = 300  # seconds that a block of commands may take
 TEXT = {
     str(file.relative_to(ROOT)): file.read_text()
     for file in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / FIGURES]
@@ -59,16 +60,22 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def run(block: str, directory: Path, *, status: int = 0, **more: str) -> str:
-    done = subprocess.run(
+    with subprocess.Popen(
         ["sh", "-ec", block],
         cwd=directory,
         env=environment(**more),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-    )
-    assert done.returncode == status, f"{block}\n{done.stdout}{done.stderr}"
-    return done.stdout
+        start_new_session=True,
+    ) as shell:
+        try:
+            printed, complaints = shell.communicate(timeout=LONGEST)
+        except BaseException:
+            os.killpg(shell.pid, signal.SIGKILL)  # with all that it has started
+            raise
+    assert shell.returncode == status, f"{block}\n{printed}{complaints}"
+    return printed
 
 
 @contextmanager
@@ -95,7 +102,7 @@ def running(block: str, directory: Path, **more: str) -> Iterator[tuple[httpx.Cl
         reader = threading.Thread(target=read)
         reader.start()
         try:
-            assert_printed("Uvicorn running on", log, seconds=300)
+            assert_printed("Uvicorn running on", log, seconds=LONGEST)
             assert_printed("Application startup complete", log, seconds=60)
             wait_until(lambda: accepts(port), lambda: "".join(log))
             yield client, log

@@ -102,9 +102,11 @@ def postgres_directory() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def shared_postgres(postgres_directory: Path) -> Iterator[Postgres]:
     server = Postgres(postgres_directory)
-    server.create()
-    yield server
-    server.stop()
+    try:
+        server.create()
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture
@@ -118,7 +120,7 @@ def make_postgres(postgres_directory: Path) -> Iterator[Callable[[], Postgres]]:
 
     yield make
     for server in servers:
-        with suppress(subprocess.CalledProcessError):  # the test has stopped it
+        with suppress(subprocess.SubprocessError):  # the test has stopped it
             server.stop("immediate")
 
 

@@ -12,6 +12,7 @@ import sys
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Self
 
 TESTS = Path(__file__).parent
 LIBRARIES = [
@@ -56,15 +57,28 @@ def become(arguments: list[str], cwd: Path, environment: dict[str, str], output:
 
 
 class Fork:
-    """What `subprocess.Popen(["python", "-m", *arguments])` is, as far as the tests need it."""
+    """What `subprocess.Popen(["python", "-m", *arguments])` is, as far as the tests need it.
+
+    At the end of a `with` it is killed, if it has not ended by then.
+    """
 
     def __init__(
         self, arguments: list[str], cwd: Path, environment: dict[str, str], output: Path
     ) -> None:
         output.touch()
-        self.process = Process(target=become, args=(arguments, cwd, environment, output))
+        # A daemon: else the tests would wait at their end for one that nobody has ended.
+        self.process = Process(
+            target=become, args=(arguments, cwd, environment, output), daemon=True
+        )
         self.process.start()
         self.pid = self.process.pid or 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self.wait()
 
     def poll(self) -> int | None:
         return self.process.exitcode

@@ -216,12 +216,11 @@ def append(file: Path, text: str) -> None:
 
 def run_module(*arguments: str, cwd: Path, **environment: str) -> tuple[int, str]:
     """Run a Python module to its end, and return its exit code and what it said."""
-    with NamedTemporaryFile() as output:
-        process = Fork([*arguments], cwd, os.environ | environment, Path(output.name))
-        try:
-            return process.wait(60), output.read().decode()
-        finally:
-            process.kill()
+    with (
+        NamedTemporaryFile() as output,
+        Fork([*arguments], cwd, os.environ | environment, Path(output.name)) as process,
+    ):
+        return process.wait(60), output.read().decode()
 
 
 def alembic(url: str, *arguments: str, cwd: Path = ROOT) -> str:

@@ -38,6 +38,7 @@ class Proxy:
                 *("-keyout", key, "-out", certificate),
             ],
             capture_output=True,
+            timeout=60,
             check=True,
         )
         self.tls = ssl.create_default_context(cafile=certificate)

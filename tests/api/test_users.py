@@ -74,10 +74,10 @@ def test_following_next_links_visits_every_user_once(
 ) -> None:
     add_many(database, 25)
     seen: list[dict[str, Any]] = []
-    sizes = []
+    sizes: list[int] = []
 
     page = client.get(f"{start}?limit=10")
-    while True:
+    while len(sizes) < 10:  # so that a last page which never comes ends the test
         sizes.append(len(page.json()))
         seen += page.json()
         if "link" not in page.headers:

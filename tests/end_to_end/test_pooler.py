@@ -61,10 +61,12 @@ def pooler(postgres: Postgres, postgres_directory: Path) -> Iterator[str]:
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    logged(directory / "log", "process up")
-    yield url
-    process.kill()
-    process.wait()
+    try:
+        logged(directory / "log", "process up")
+        yield url
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_service_behind_a_pooler_makes_its_tables_and_serves(

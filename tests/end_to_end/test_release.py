@@ -39,7 +39,6 @@ class Release:
         for service in self.services:
             service.wait().close()
         self.proxy = Proxy(directory, {"rate=50r/s": "rate=5000r/s"}, *self.services)
-        self.proxy.wait()
         self.acknowledged: list[str] = []
         self.reads: Counter[int] = Counter()
         self.writes: Counter[int] = Counter()
@@ -94,10 +93,13 @@ def release(start: StartService, new_database: str, postgres_directory: Path) ->
     directory = Path(tempfile.mkdtemp(dir=postgres_directory))
     directory.chmod(0o755)
     release = Release(start, new_database, directory)
-    with release.proxy.client() as client:
-        add(client, ADA)
-    yield release
-    release.proxy.stop()
+    try:
+        release.proxy.wait()
+        with release.proxy.client() as client:
+            add(client, ADA)
+        yield release
+    finally:
+        release.proxy.stop()
 
 
 @pytest.mark.parametrize("create_database", ["sqlite"], indirect=True)

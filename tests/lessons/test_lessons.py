@@ -186,6 +186,7 @@ def test_importing_the_service_makes_no_file(project: Path) -> None:
         [sys.executable, "-c", "import main"],
         cwd=project,
         env=os.environ | {"DATABASE_URL": ""},
+        timeout=60,
         check=True,
     )
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import sqlalchemy
 
-from helpers import ADA, GRACE, HOLD_THE_TABLE, add, assert_unavailable, at_once
+from helpers import ADA, GRACE, HOLD_THE_TABLE, add, assert_unavailable, at_once, wait_until
 from service import Service, StartService
 
 pytestmark = pytest.mark.slow
@@ -77,14 +77,18 @@ def test_what_was_acknowledged_is_there_after_kill_9(
             assert answer.status_code == 201
             acknowledged[email] = answer.headers["location"]
 
+    def at_least(count: int) -> bool:
+        return len(acknowledged) >= count
+
     for kill in range(3):
         service = start(new_database)
         enough = len(acknowledged) + 100
         with service.wait() as client, ThreadPoolExecutor() as pool:
             writers = [pool.submit(write, client, f"{kill}-{writer}") for writer in range(8)]
-            while len(acknowledged) < enough:
-                time.sleep(0.01)
-            service.stop(signal.SIGKILL)
+            try:
+                wait_until(partial(at_least, enough), service.log.read_text, seconds=60)
+            finally:
+                service.stop(signal.SIGKILL)  # which ends the writers, too
             for writer in writers:
                 writer.result()
 

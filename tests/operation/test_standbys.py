@@ -2,11 +2,12 @@
 
 import itertools
 import re
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -84,17 +85,17 @@ class Cluster:
         finally:
             self.primary.start()
 
-    def stop(self) -> None:
-        for server in self.servers:
-            server.stop("immediate")
-
 
 @pytest.fixture(scope="module")
 def cluster(postgres_directory: Path) -> Iterator[Cluster]:
     """Servers that the tests leave as they were."""
-    cluster = Cluster([Postgres(postgres_directory) for _ in range(3)])
-    yield cluster
-    cluster.stop()
+    servers = [Postgres(postgres_directory) for _ in range(3)]
+    try:
+        yield Cluster(servers)
+    finally:
+        for server in servers:
+            with suppress(subprocess.SubprocessError):  # it has not come up
+                server.stop("immediate")
 
 
 @pytest.fixture

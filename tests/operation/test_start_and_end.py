@@ -129,11 +129,13 @@ def test_alembic_waits_for_another_change_longer_than_a_request_for_a_lock(
     environment = os.environ | {"DATABASE_URL": new_database}
     with new_engine.connect() as other:
         other.exec_driver_sql(HOLD_THE_SCHEMA[other.dialect.name])
-        waiting = Fork(["alembic", "upgrade", "head"], ROOT, environment, tmp_path / "log")
-        time.sleep(LOCK_TIMEOUT + 4)
-        assert waiting.poll() is None
+        with Fork(["alembic", "upgrade", "head"], ROOT, environment, tmp_path / "log") as waiting:
+            time.sleep(LOCK_TIMEOUT + 4)
+            assert waiting.poll() is None
 
-    assert waiting.wait(20) == 0
+            other.rollback()
+
+            assert waiting.wait(20) == 0
     assert "email" in columns(new_database, "users")
 
 

@@ -235,13 +235,13 @@ def test_web_sockets_have_a_session(client: httpx.Client, service: Service, url:
             for one in sockets:
                 one.send("socket")
             for one in sockets:
-                assert one.recv() == f'{{"users":{USERS}}}'
+                assert one.recv(timeout=15) == f'{{"users":{USERS}}}'
         assert_in_time(client)
         with ThreadPoolExecutor() as pool:  # which holds the lock of SQLite for a moment
             missing = [pool.submit(client.delete, "/users/999999") for _ in range(40)]
             for one in sockets:
                 one.send("socket")
-                one.recv()
+                one.recv(timeout=15)
             assert {answer.result().status_code for answer in missing} == {404}
     assert pages(url) == ["socket"] * 80
 
@@ -317,7 +317,7 @@ def test_with_a_token_whatever_was_added_is_closed_but_what_is_named_as_open(
         assert refused.value.response.status_code == 401
         with connect_socket(address, additional_headers=allowed) as one:
             one.send("in")
-            assert "users" in str(one.recv())
+            assert "users" in str(one.recv(timeout=15))
 
         document = client.get("/openapi.json").json()
         assert document["paths"]["/photos"]["get"]["security"] == [{"token": []}]
