@@ -195,6 +195,20 @@ def make_tables(url: str, *statements: str) -> None:
     sql(url, *(statement.format(id=IDS[url.partition(":")[0]]) for statement in statements))
 
 
+def break_connections(url: str) -> int:
+    """Do in a moment what a restart of PostgreSQL does to the connections of its clients.
+
+    Returns how many there were.
+    """
+    return len(
+        sql(
+            url,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE client_port IS NOT NULL AND pid <> pg_backend_pid()",
+        )
+    )
+
+
 def columns(url: str, table: str) -> list[str]:
     """Return the names of a table's columns, as the database has them; none without a table."""
     engine = sqlalchemy.create_engine(url)

@@ -114,6 +114,18 @@ class Postgres:
         log = str(self.directory / "log")
         self.run("pg_ctl", "start", "-w", "-D", str(self.data), "-l", log, "-o", options)
 
+    def promote(self) -> None:
+        """Make a primary of a standby."""
+        self.run("pg_ctl", "promote", "-w", "-D", str(self.data))
+
+    def come_back_as_a_standby(self) -> None:
+        """Start a server that was the primary, so that it takes no more writes."""
+        signal_file = self.data / "standby.signal"
+        signal_file.touch()
+        if self.user:
+            shutil.chown(signal_file, self.user)
+        self.start()
+
     def log(self) -> str:
         return (self.directory / "log").read_text()
 

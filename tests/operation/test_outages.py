@@ -173,6 +173,30 @@ def test_a_read_only_sqlite_file_is_503_for_writes_until_it_is_writable(
         assert_well(client)
 
 
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may change an owner"
+)
+@pytest.mark.usefixtures("bound_by_permissions")
+def test_a_sqlite_file_of_another_owner_is_503_for_writes_until_it_is_the_service_s_own(
+    start: StartService, sqlite_file: Path
+) -> None:
+    sqlite_file.chmod(0o644)
+    shutil.chown(sqlite_file, "nobody")
+    service = start(f"sqlite:///{sqlite_file}", "--workers=1")  # which is no fork
+    with service.wait() as client:
+        assert_out(service, client, WRITES, "attempt to write a readonly database")
+        for request in READS:
+            assert ask(client, request).status_code == 200
+
+        for file in sqlite_file.parent.glob("users.db*"):
+            shutil.chown(file, "root")
+
+        until_served(lambda: client.post("/users", json=GRACE), seconds=5)
+        assert_well(client)
+        writes = at_once([partial(ask, client, "PATCH /users/1")] * 20)
+        assert [answer.status_code for answer in writes] == [200] * 20
+
+
 @pytest.mark.skipif(not shutil.which("prlimit"), reason="no prlimit, which Linux has")
 def test_a_sqlite_file_that_cannot_grow_is_503_for_writes_until_it_can(
     served_file: tuple[Service, httpx.Client], sqlite_file: Path

@@ -19,6 +19,7 @@ from helpers import (
     add,
     assert_unavailable,
     at_once,
+    break_connections,
     slow_readers,
     until_served,
     wait_until,
@@ -162,30 +163,19 @@ def test_a_database_that_goes_away_is_503_and_the_first_request_after_it_is_200(
         assert service.patch(f"/users/{ada['id']}", json={}).status_code == 200
 
 
-def break_connections(server: Postgres) -> int:
-    """Do what a restart does to the connections of others, in a moment, and say to how many."""
-    with psycopg.connect(server.url(), autocommit=True) as operator:
-        return len(
-            operator.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE client_port IS NOT NULL AND pid <> pg_backend_pid()"
-            ).fetchall()
-        )
-
-
 def test_lesson_1_connections_that_broke_while_nobody_looked_cost_no_request(
     service: httpx.Client, postgres: Postgres
 ) -> None:
     crowd = [partial(service.get, "/users")] * 20 + [partial(service.get, "/health")] * 4
     at_once(crowd)
 
-    broken = break_connections(postgres)
+    broken = break_connections(postgres.url())
     time.sleep(0.6)
     answers = at_once(crowd)
 
     assert broken > 1
     assert [answer.status_code for answer in answers] == [200] * 24
-    break_connections(postgres)
+    break_connections(postgres.url())
     time.sleep(0.6)
     add(service, ADA)
 
@@ -199,7 +189,7 @@ def test_connections_that_break_between_two_requests_cost_one_503_each_and_never
     for _ in range(5):
         at_once(crowd)
 
-        broken = break_connections(postgres)
+        broken = break_connections(postgres.url())
         answers = at_once(crowd)
 
         statuses = Counter(answer.status_code for answer in answers)
@@ -325,7 +315,7 @@ def test_when_the_primary_dies_the_standby_takes_over_and_no_acknowledged_write_
             acknowledge(100)
 
             primary.kill()
-            standby.run("pg_ctl", "promote", "-D", str(standby.data))
+            standby.promote()
 
             acknowledge(100)
         finally:

@@ -38,6 +38,7 @@ ALL_STANDBYS = block(PAGE, "all-standbys")
 WITHOUT_THE_FIRST = block(PAGE, "without-the-first")
 NO_STANDBY = "ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf();"
 numbers = itertools.count(1)
+SOON = 5  # seconds
 READS = ["/users", "/users/1", "/users?email=ada@example.com", "/health"]
 
 
@@ -355,3 +356,60 @@ def test_an_empty_read_url_is_none(
     with start(f"sqlite:///{tmp_path}/users.db").wait() as client:
         add(client, ADA)
         assert client.get("/users/1").status_code == 200
+
+
+def test_a_standby_that_is_promoted_while_its_primary_lives_is_soon_read_no_more(
+    start: StartService, doomed: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without load balancing, the first standby gets all the reads.
+    read_url = doomed.read_url("postgres").removesuffix("&load_balance_hosts=random")
+    monkeypatch.setenv("DATABASE_READ_URL", read_url)
+    service = start(doomed.url("postgres"))
+    with service.wait() as client:
+        add(client, ADA)
+        at_once([partial(client.get, "/users/1")] * 16)
+        users = itertools.count()
+
+        def missing(count: int = 8) -> int:
+            """Add users at once, and say how many of them were not found then."""
+
+            def find(_: int) -> bool:
+                email = f"user{next(users)}@example.com"
+                created = add(client, {"name": "User", "email": email})
+                read = client.get(created.headers["location"])
+                assert read.status_code in (200, 404)
+                return read.status_code == 200
+
+            return at_once([partial(find, number) for number in range(count)]).count(False)
+
+        assert missing() == 0
+        doomed.tell(WITHOUT_THE_FIRST)
+        sql(doomed.standbys[0].url(), "SELECT pg_promote()")
+
+        wait_until(lambda: missing() == 0, lambda: "the promoted one is still read", SOON)
+        assert [missing() for _ in range(12)] == [0] * 12
+
+
+def test_a_service_that_starts_with_nothing_alive_serves_reads_as_soon_as_a_standby_comes(
+    start: StartService, doomed: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alembic(doomed.url("postgres"), "upgrade", "head")
+    sql(doomed.primary.url(), "INSERT INTO users (name, email) VALUES ('A', 'a@b.org')")
+    monkeypatch.setenv("DATABASE_READ_URL", doomed.read_url("postgres"))
+    for server in doomed.servers:
+        server.stop("immediate")
+    with start(doomed.url("postgres")).wait() as client:
+        for path in READS:
+            assert_unavailable(client.get(path))
+
+        doomed.standbys[0].start()
+
+        for path in READS:
+            assert until_served(partial(client.get, path), SOON).status_code == 200, path
+        assert client.get("/users/1").json() == {"id": 1, "name": "A", "email": "a@b.org"}
+        assert_unavailable(client.post("/users", json=ADA))
+
+        doomed.primary.start()
+        doomed.tell(NO_STANDBY)
+
+        assert until_served(partial(client.post, "/users", json=ADA)).status_code == 201
