@@ -24,6 +24,7 @@ from helpers import (
     GRACE,
     JSON,
     MIB,
+    TOKEN,
     add,
     add_many,
     connect,
@@ -299,6 +300,97 @@ def test_a_tag_matches_by_the_grammar_of_http_or_not_at_all(
     assert client.delete(address).status_code == 204
 
 
+KIB = 1024
+# Together with what every client sends, these are below and above the 16 KiB of all headers.
+FITTING, TOO_LONG = 15 * KIB, 17 * KIB
+
+
+def many_tags(size: int) -> str:
+    """Return as many tags as fit, in versions that no user here has."""
+    tags = [f'"{number}"' for number in range(10_000, 100_000)]
+    return ", ".join(tags[: size // len('"10000", ')])
+
+
+def test_as_many_tags_as_fit_into_the_headers_are_read_to_the_last(client: httpx.Client) -> None:
+    ada = add(client, ADA)
+    address, others = ada.headers["location"], many_tags(FITTING)
+
+    stale = client.patch(address, json={"name": "X"}, headers={"If-Match": others})
+    new = client.get(address, headers={"If-None-Match": others})
+    known = client.get(address, headers={"If-None-Match": f'{others}, "1"'})
+    lines = [("If-Match", many_tags(FITTING // 2)), ("If-Match", f'{many_tags(FITTING // 3)}, "1"')]
+    changed = client.patch(address, json={"name": "New"}, headers=lines)
+
+    assert (stale.status_code, new.json()) == (412, ada.json())
+    assert (known.status_code, known.content) == (304, b"")
+    assert (changed.status_code, changed.json()["name"]) == (200, "New")
+    assert client.delete(address, headers={"If-Match": others}).status_code == 412
+    assert client.delete(address, headers={"If-Match": f'{others}, "2"'}).status_code == 204
+
+
+HEADERS = {
+    "one long": [("X-Long", "x" * TOO_LONG)],
+    "many tags": [("If-Match", many_tags(TOO_LONG))],
+    "many short": [(f"X-{number}", "x") for number in range(TOO_LONG // len("X-1000x"))],
+    "a long name": [("X" * TOO_LONG, "x")],
+    "much more": [("X-Long", "x" * 240 * KIB)],
+}
+
+
+@pytest.mark.parametrize("token", ["", TOKEN], ids=["open", "with a token"])
+def test_headers_of_more_than_16_kib_in_all_are_refused_whatever_they_are(
+    start: StartService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("API_TOKEN", token)
+    with start(f"sqlite:///{tmp_path}/users.db").wait() as client:
+        if token:
+            client.headers["Authorization"] = f"Bearer {token}"
+        ada = add(client, ADA)
+        address = ada.headers["location"]
+        for headers in HEADERS.values():
+            for answer in (
+                client.get("/users", headers=headers),
+                client.get(address, headers=headers),
+                client.get("/health", headers=headers),
+                client.get("/nothing", headers=headers),
+                client.post("/users", json=GRACE, headers=headers),
+                client.patch(address, json={"name": "Changed"}, headers=headers),
+                client.delete(address, headers=headers),
+            ):
+                assert answer.status_code == 431, (answer.request.method, answer.url)
+                assert isinstance(refused(answer)["detail"], str)
+            assert client.head("/users", headers=headers).status_code == 431
+
+        fitting = {"X-Long": "x" * FITTING}
+        assert client.get("/users", headers=fitting).json() == [ada.json()]
+        assert client.patch(address, json={"name": "Ada"}, headers=fitting).status_code == 200
+        client.headers.pop("Authorization", None)
+        stranger = client.get("/users", headers=HEADERS["one long"])
+        assert stranger.status_code in ([401, 431] if token else [431])
+
+
+@pytest.mark.slow
+def test_100_requests_with_long_headers_leave_no_memory_behind(
+    start: StartService, new_database: str
+) -> None:
+    service = start(new_database)
+    with service.wait() as client:
+        address = add(client, ADA).headers["location"]
+        headers = {"If-Match": many_tags(240 * KIB)}
+        client.patch(address, json={"name": "First"}, headers={"If-Match": many_tags(FITTING)})
+        before = memory(service)
+
+        for _ in range(100):
+            client.patch(address, json={"name": "Changed"}, headers=headers)
+
+        assert memory(service) - before < 20 * MIB
+        for _ in range(100):
+            fitting = {"If-Match": many_tags(FITTING)}
+            stale = client.patch(address, json={"name": "Changed"}, headers=fitting)
+            assert stale.status_code == 412
+        assert memory(service) - before < 20 * MIB
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("length", ["declared", "chunked"])
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
@@ -389,6 +481,25 @@ def test_a_body_with_upgrade_is_refused_and_never_read_as_a_second_request(
     assert b"Upgrade" in answer
     assert answer.count(b"HTTP/1.1") == 2  # the second one is in the sentence
     assert client.get("/users").json() == [ada.json()]
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="uvicorn never shows such a handshake to the service")
+@pytest.mark.parametrize("length", ["Content-Length: 5", "Transfer-Encoding: chunked"])
+def test_a_web_socket_handshake_with_a_body_is_refused(
+    start: StartService, tmp_path: Path, length: str
+) -> None:
+    body = "hello" if "Length" in length else "5\r\nhello\r\n0\r\n\r\n"
+    service = start(f"sqlite:///{tmp_path}/users.db")
+    with service.wait() as client, connect(client) as connection:
+        connection.settimeout(2)
+        connection.sendall(
+            "GET /users HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+            "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{length}\r\n\r\n{body}".encode()
+        )
+
+        assert connection.recv(4096).startswith(b"HTTP/1.1 4")
 
 
 @pytest.mark.parametrize("address", ["/users%0A", "/users/1%0A", "/health%0A", "/docs%0A"])

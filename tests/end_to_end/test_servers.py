@@ -88,6 +88,7 @@ def test_the_service_runs_under_every_server(run: Callable[[str], Server], comma
         listed = client.get("/users")
         pieces = iter([b" " * 40_000] * 2)  # of a body that does not say its length
         too_long = client.post("/users", content=pieces, headers=JSON)
+        long_headers = client.get("/users", headers={"X-Long": "x" * 17 * 1024})
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
             connection.sendall(
                 b"HEAD /users HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -100,6 +101,7 @@ def test_the_service_runs_under_every_server(run: Callable[[str], Server], comma
     assert ada.headers["location"] == "/users/1"
     assert listed.json() == [ada.json()]
     assert too_long.status_code == 413
+    assert long_headers.status_code == 431
     assert head.startswith(b"HTTP/1.1 200")
     assert body == b""
     assert "API_TOKEN is not set" in (log := server.log.read_text())
