@@ -67,6 +67,21 @@ def test_the_owner_of_the_token_can_do_everything(owner: httpx.Client) -> None:
     assert owner.delete(address).status_code == 204
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("root_path", ["/api", "/api/", "/"])
+def test_behind_a_prefix_the_same_addresses_are_open_and_all_others_closed(
+    start: StartService, sqlite: str, monkeypatch: pytest.MonkeyPatch, root_path: str
+) -> None:
+    monkeypatch.setenv("API_TOKEN", TOKEN)
+    with start(sqlite, "--root-path", root_path).wait() as client:
+        for address in ("/health", "/docs", "/openapi.json"):
+            assert client.get(address).status_code == 200
+        for address in ("/users", "/users/1", "/nothing", "/api/users"):
+            assert client.get(address).status_code == 401
+        allowed = {"Authorization": f"Bearer {TOKEN}"}
+        assert client.get("/users", headers=allowed).json() == []
+
+
 def test_no_method_gets_by_without_the_token(owner: httpx.Client) -> None:
     ada = add(owner, ADA)
     operations = [

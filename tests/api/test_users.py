@@ -432,14 +432,15 @@ def leads_back_behind(prefix: str, asked: httpx.Client, seen: httpx.Client) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("root_path", "prefix"), [("/api", "/api"), ("/api/", "/api"), ("/", "")])
 def test_behind_a_proxy_that_removes_a_prefix_every_address_leads_back_there(
-    start: StartService, tmp_path: Path
+    start: StartService, tmp_path: Path, root_path: str, prefix: str
 ) -> None:
-    service = start(f"sqlite:///{tmp_path}/users.db", "--root-path", "/api")
+    service = start(f"sqlite:///{tmp_path}/users.db", "--root-path", root_path)
     with service.wait() as client, service.client() as proxy:
         proxy.event_hooks["request"] = [remove_prefix]
 
-        leads_back_behind("/api", client, proxy)
+        leads_back_behind(prefix, client, proxy)
 
 
 def remove_prefix(request: httpx.Request) -> None:
