@@ -8,7 +8,8 @@ import sqlite3
 import sys
 import threading
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from commands import (
     running,
     sections,
 )
-from helpers import ADA, GRACE, add, sql
+from helpers import ADA, GRACE, TOKEN, add, sql
 from postgres import Postgres
 from production.settings import LOCK_TIMEOUT
 from production.sql.errors import REFERRED, TAKEN
@@ -362,11 +363,9 @@ def test_a_role_gets_the_limits_of_time_that_a_pooler_cannot_keep(
     assert limits == [(f"{LOCK_TIMEOUT}s",), (f"{LOCK_TIMEOUT + 1}s",)]
 
 
-@pytest.mark.slow
-def test_traces_and_metrics_reach_a_collector(installed: Path) -> None:
-    install = block(OPERATIONS, "install-exporter")
-    serve = block(OPERATIONS, "serve-with-traces")
-    assert install.split()[-1] in (ROOT / "tests/requirements.txt").read_text()
+@contextmanager
+def collector() -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Collect traces and metrics: give the command that serves with them, and what came."""
     received: dict[str, bytes] = {}
 
     class Collector(http.server.BaseHTTPRequestHandler):
@@ -379,20 +378,59 @@ def test_traces_and_metrics_reach_a_collector(installed: Path) -> None:
         def log_message(self, *_: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
-        threading.Thread(target=collector.serve_forever).start()
-        serve = serve.replace("localhost:4318", f"localhost:{collector.server_port}")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        threading.Thread(target=server.serve_forever).start()
+        serve = block(OPERATIONS, "serve-with-traces")
+        serve = serve.replace("localhost:4318", f"localhost:{server.server_port}")
         try:
-            with running(serve, installed, OTEL_EXPORTER_OTLP_COMPRESSION="none") as (client, _):
-                client.get(add(client, ADA).headers["location"])
-                client.get("/users", params={"email": ADA["email"]})
+            yield f"OTEL_EXPORTER_OTLP_COMPRESSION=none {serve}", received
         finally:
-            collector.shutdown()
+            server.shutdown()
+
+
+def assert_nobody_is_in(received: dict[str, bytes]) -> None:
+    """See that a collector has got no name and no e-mail."""
+    everything = b"".join(received.values()).lower()
+    for part in (b"ada@", b"lovelace"):
+        assert part not in everything, everything
+
+
+@pytest.mark.slow
+def test_traces_and_metrics_reach_a_collector(installed: Path) -> None:
+    install = block(OPERATIONS, "install-exporter")
+    assert install.split()[-1] in (ROOT / "tests/requirements.txt").read_text()
+    with collector() as (serve, received), running(serve, installed) as (client, _):
+        client.get(add(client, ADA).headers["location"])
+        client.get("/users", params={"email": ADA["email"]})
 
     assert b"/users/{user_id}" in received["/v1/traces"]
     assert b"http.server.request.duration" in received["/v1/metrics"]
-    everything = b"".join(received.values())
-    assert b"ada" not in everything.lower(), everything
+    assert_nobody_is_in(received)
+
+
+@pytest.mark.slow
+def test_no_email_is_in_the_traces_of_a_request_that_is_refused(installed: Path) -> None:
+    query = "?email=ada@example.com"
+    upgrade = {"Connection": "Upgrade", "Upgrade": "h2c"}
+    with (
+        collector() as (serve, received),
+        running(serve, installed, API_TOKEN=TOKEN) as (client, _),
+    ):
+        answers = {401: [client.get(f"/users{query}"), client.get(f"/nothing{query}")]}
+        client.headers["Authorization"] = f"Bearer {TOKEN}"
+        answers |= {
+            400: [client.request("GET", f"/users{query}", content=b"x", headers=upgrade)],
+            404: [client.get(f"/users%0A{query}"), client.get(f"/nothing{query}")],
+            405: [client.delete(f"/users{query}")],
+            413: [client.request("GET", f"/users{query}", content=b"x" * 70_000)],
+            422: [client.get(f"/users{query}&limit=0")],
+            431: [client.get(f"/users{query}", headers={"X-Long": "x" * 17 * 1024})],
+        }
+
+    assert b"/users" in received["/v1/traces"]
+    assert_nobody_is_in(received)
+    for status, refused in answers.items():
+        assert [answer.status_code for answer in refused] == [status] * len(refused)
 
 
 @pytest.mark.slow
