@@ -56,9 +56,8 @@ def assert_refused(service: Service, client: httpx.Client, reason: str) -> None:
 
     for answer in answers:
         assert_unavailable(answer)
-    log = logged(service.log, "The database does not answer: ", times=len(answers))
+    log = logged(service.log, "The database does not answer: ")
     given = re.findall("^.*(?:Not ready yet|The database does not answer): (.*)$", log, re.M)
-    assert len(given) > len(answers)
     assert all(reason in line for line in given), log
 
 
