@@ -18,6 +18,7 @@ REQUESTS = [
 ]
 BODIES = {"POST": GRACE, "PATCH": {"name": "Changed"}}
 
+NOT_OURS = "there are tables that `alembic upgrade head` did not make"
 NEWER = "The tables are newer than this service"
 ID = {
     "sqlite": "id INTEGER NOT NULL PRIMARY KEY",
@@ -76,7 +77,7 @@ def test_tables_of_another_application_that_uses_alembic_are_left_untouched(
 
     service = start(new_database)
     with service.wait() as client:
-        assert_refused(service, client, "users")
+        assert_refused(service, client, NOT_OURS)
 
     assert NEWER not in service.log.read_text()
     assert sql(new_database, "SELECT * FROM users") == before
@@ -94,7 +95,7 @@ def test_another_application_s_alembic_without_users_is_left_untouched(
 
     service = start(new_database)
     with service.wait() as client:
-        assert_refused(service, client, "users")
+        assert_refused(service, client, "tables are missing: users")
 
     assert sql(new_database, "SELECT * FROM alembic_version") == [("8f3a51c07d2e",)]
 
@@ -132,7 +133,9 @@ def test_a_database_that_is_not_in_utf_8_is_refused(
 
     service = start(shared_postgres.url(name))
     with service.wait() as client:
-        assert_refused(service, client, "UTF-8")
+        assert_refused(
+            service, client, f"the database is in {encoding}: make it with ENCODING 'UTF8'"
+        )
         for who in ("Ada", "€", "Łukasz"):
             assert_unavailable(client.post("/users", json=GRACE | {"name": who}))
 
