@@ -484,13 +484,21 @@ def test_a_body_with_upgrade_is_refused_and_never_read_as_a_second_request(
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="uvicorn never shows such a handshake to the service")
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        # The default: it neither shows such a handshake to the service nor answers it.
+        pytest.param("websockets-sansio", marks=pytest.mark.xfail(strict=True, reason="uvicorn")),
+        "websockets",
+        "wsproto",
+    ],
+)
 @pytest.mark.parametrize("length", ["Content-Length: 5", "Transfer-Encoding: chunked"])
 def test_a_web_socket_handshake_with_a_body_is_refused(
-    start: StartService, tmp_path: Path, length: str
+    start: StartService, tmp_path: Path, length: str, protocol: str
 ) -> None:
     body = "hello" if "Length" in length else "5\r\nhello\r\n0\r\n\r\n"
-    service = start(f"sqlite:///{tmp_path}/users.db")
+    service = start(f"sqlite:///{tmp_path}/users.db", "--ws", protocol)
     with service.wait() as client, connect(client) as connection:
         connection.settimeout(2)
         connection.sendall(
