@@ -50,12 +50,14 @@ class ServiceMiddleware:
         scope["database use"] = answer.use
         if answer.head:
             scope = {**scope, "method": "GET"}
-        await self.serve(scope, receive, answer)
-
-    async def serve(self, scope: Scope, receive: Receive, answer: "HeldAnswer") -> None:
-        """Call the app, and end what it leaves of its use of the database."""
         # To count the bytes of a body takes 5 % of a read's CPU.
-        app = self.app if has_no_body(scope) else self.limited
+        app = self.limited if may_have_body(scope, headers) else self.app
+        await self.serve(app, scope, receive, answer)
+
+    async def serve(
+        self, app: ASGIApp, scope: Scope, receive: Receive, answer: "HeldAnswer"
+    ) -> None:
+        """Call the app, and end what it leaves of its use of the database."""
         try:
             await app(scope, receive, answer.send)
         except (NobodyReadsError, ClientDisconnect, ExceptionGroup):
@@ -179,9 +181,11 @@ def hide_query() -> None:
         span.set_attribute(name, "REDACTED")
 
 
-def has_no_body(scope: Scope) -> bool:
-    """Tell whether a request comes without a body, as far as its method says."""
-    return scope["method"] in ("GET", "HEAD", "OPTIONS")
+def may_have_body(scope: Scope, headers: dict[bytes, bytes]) -> bool:
+    """Tell whether a request may come with a body, by its method and its headers."""
+    if b"content-length" in headers or b"transfer-encoding" in headers:
+        return True
+    return scope["method"] not in ("GET", "HEAD", "OPTIONS")
 
 
 def is_stop_of_uvicorn(error: CancelledError) -> bool:

@@ -181,20 +181,10 @@ def failures_as_answers(kind: str) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def rolled_back(db: Session) -> AsyncIterator[None]:
-    """Roll back what is left in a thread, before the session is closed."""
-    try:
-        yield
-    finally:
-        if is_on_a_server(db):
-            await roll_back(db)
+async def transaction(db: Session) -> AsyncIterator[None]:
+    """See that there are tables; at the end, roll back what is left, in a thread.
 
-
-@asynccontextmanager
-async def with_tables(db: Session) -> AsyncIterator[None]:
-    """See that there are tables: before the first use, and after a mistake in SQL.
-
-    What looks like a mistake may be an upgrade that was not run.
+    What looks like a mistake in SQL may be an upgrade that was not run.
     """
     if not tables.ready:
         await in_thread(tables.check_any)
@@ -204,6 +194,9 @@ async def with_tables(db: Session) -> AsyncIterator[None]:
         if is_mistake(error):
             await in_thread(check_tables, db)
         raise
+    finally:
+        if is_on_a_server(db):
+            await roll_back(db)
 
 
 def for_one_request(
@@ -223,7 +216,7 @@ def for_one_request(
                 await read_body(connection)
             if use.limit and not use.permit:
                 await use.acquire(use.limit)
-            async with opened() as db, rolled_back(db), with_tables(db):
+            async with opened() as db, transaction(db):
                 use.sessions.append(db)
                 yield db
 
