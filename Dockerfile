@@ -16,4 +16,4 @@ ENV DATABASE_URL=sqlite:////data/users.db
 
 EXPOSE 8000
 HEALTHCHECK --timeout=12s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen(\"http://localhost:8000/health\", timeout=10)"]
-CMD ["uvicorn", "main:app", "--host", "0.0.0.0", "--port", "8000", "--timeout-graceful-shutdown", "10", "--no-access-log", "--log-config", "docs/logging.json"]
+CMD ["uvicorn", "main:app", "--host", "0.0.0.0", "--port", "8000", "--timeout-graceful-shutdown", "10", "--no-access-log", "--log-config", "docs/logging.json", "--ws", "none"]
