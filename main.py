@@ -77,7 +77,7 @@ def create_user(
     "/users/{user_id}",
     tags=["users"],
     response_model=UserRead,
-    responses={404: openapi.MISSING},
+    responses={404: openapi.NO_USER},
     openapi_extra=openapi.PRECONDITIONS,
 )
 def read_user(
@@ -95,7 +95,7 @@ def read_user(
     "/users/{user_id}",
     tags=["users"],
     response_model=UserRead,
-    responses={404: openapi.MISSING, 409: openapi.TAKEN},
+    responses={404: openapi.NO_USER, 409: openapi.TAKEN},
     openapi_extra=openapi.PRECONDITIONS,
 )
 def update_user(
@@ -124,7 +124,7 @@ def update_user(
     "/users/{user_id}",
     tags=["users"],
     status_code=204,
-    responses={404: openapi.MISSING, 409: openapi.REFERRED},
+    responses={404: openapi.NO_USER, 409: openapi.REFERRED},
     openapi_extra=openapi.PRECONDITIONS,
 )
 def delete_user(

@@ -46,7 +46,7 @@ def problem(detail: str, *names: str, meaning: str = "") -> dict[str, Any]:
 
 PAGE = {"description": "A page of the list"} | headers("Link")
 CREATED = {"description": "The new user"} | headers("ETag", "Location")
-MISSING = problem("No such user")
+NO_USER = problem("No such user")
 CONFLICT = problem("Another one has this value already")
 REFERRED = problem(
     "It refers to what is not there, or something refers to it",
@@ -114,7 +114,9 @@ def operation_id() -> Callable[[APIRoute], str]:
 
     def name(route: APIRoute) -> str:
         unique = generate_unique_id(route)
-        first = not route.include_in_schema or taken.setdefault(route.name, unique)
+        if not route.include_in_schema:
+            return unique
+        first = taken.setdefault(route.name, unique)
         return route.name if first == unique else unique
 
     return name
@@ -162,19 +164,24 @@ def add_to(document: dict[str, Any]) -> None:
     fault["properties"] = {name: fault["properties"][name] for name in FAULT}
     schemas["HTTPValidationError"]["required"] = ["detail"]
     if settings.tokens:
-        document["components"]["securitySchemes"] = {"token": SCHEME}
+        schemes = document["components"].setdefault("securitySchemes", {})
+        schemes["token"] = SCHEME
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            responses = operation["responses"]
-            if settings.tokens and not is_open(path):
-                operation["security"] = [{"token": []}]
-            else:
-                operation["security"] = []
-                responses.pop("401", None)
+            secure(operation, closed=bool(settings.tokens) and not is_open(path))
             if "requestBody" not in operation:
                 for status in BODY:
-                    responses.pop(str(status), None)
-            describe(method, responses)
+                    operation["responses"].pop(str(status), None)
+            describe(method, operation["responses"])
+
+
+def secure(operation: dict[str, Any], *, closed: bool) -> None:
+    """Say who may call an operation, which may have a login of its own besides."""
+    own = operation.get("security", [])
+    token: dict[str, Any] = {"token": []}
+    operation["security"] = [each | token for each in own or [{}]] if closed else own
+    if not operation["security"]:
+        operation["responses"].pop("401", None)
 
 
 def describe(method: str, responses: dict[str, Any]) -> None:

@@ -49,20 +49,16 @@ class OutageLog:
 
         With too many requests, some are served all the time.
         """
-        if not self.refused or (BUSY in self.reasons and self.last > recently()):
+        if not self.reasons:
             return
         self.refused.discard(kind)
-        if not self.refused:
+        quiet = BUSY not in self.reasons or time.monotonic() - self.last > 2
+        if quiet and not self.refused:
             self.reasons.clear()
             logger.warning("The database answers again")
 
 
 outages = OutageLog()
-
-
-def recently() -> float:
-    """Return the time of two seconds ago."""
-    return time.monotonic() - 2
 
 
 def answer_to(error: Exception, kind: str) -> HTTPException | None:
