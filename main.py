@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
-from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import Depends, HTTPException, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
@@ -17,7 +16,7 @@ from models import User
 from production.http import openapi
 from production.http.errors import HANDLERS
 from production.http.lifespan import lifespan
-from production.http.middleware import ServiceMiddleware, log_has_ids
+from production.http.middleware import MIDDLEWARE
 from production.http.pages import page_of
 from production.http.preconditions import Preconditions, etag, preconditions
 from production.sql.tables import tables
@@ -28,12 +27,10 @@ app = FastAPIOffline(
     title="Users",
     lifespan=lifespan,
     redirect_slashes=False,  # which would repeat whatever Host is claimed
+    middleware=MIDDLEWARE,
     exception_handlers=HANDLERS,
     **openapi.ABOUT,
 )
-app.add_middleware(ServiceMiddleware)
-if log_has_ids():
-    app.add_middleware(CorrelationIdMiddleware)
 app.openapi = openapi.complete(app)  # type: ignore[method-assign]
 
 
@@ -139,11 +136,7 @@ def delete_user(
     db.commit()
 
 
-@app.get(
-    "/health",
-    tags=["health"],
-    response_model=dict[str, str],
-)
+@app.get("/health", tags=["health"], response_model=dict[str, str])
 def health(db: Session = Depends(get_db)) -> Response:
     """Tell whether the database answers, with the tables of this version."""
     reads = one_select(db)
