@@ -169,8 +169,12 @@ def add_to(document: dict[str, Any]) -> None:
     if settings.tokens:
         schemes = document["components"].setdefault("securitySchemes", {})
         schemes["token"] = SCHEME
+    ids: set[str] = set()
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
+            while operation["operationId"] in ids:  # one route with several methods
+                operation["operationId"] += f"_{method}"
+            ids.add(operation["operationId"])
             secure(operation, closed=bool(settings.tokens) and not is_open(path))
             if "requestBody" not in operation:
                 for status in BODY:

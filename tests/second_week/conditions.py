@@ -42,6 +42,11 @@ def read_problems() -> list[Problem]:
     return []
 
 
+@app.api_route("/echo", methods=["GET", "POST", "PUT"])
+def echo() -> str:
+    return "echo"
+
+
 @app.get("/notes/{note_id}", openapi_extra=PRECONDITIONS)
 def read_note(
     note_id: int,

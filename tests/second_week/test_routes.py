@@ -175,6 +175,15 @@ def test_a_model_of_somebody_s_own_may_be_named_problem(
             assert list(schemas[name]["properties"]) == ["detail"]
 
 
+def test_one_route_with_several_methods_has_an_operation_id_for_each(
+    start: StartService, new_database: str
+) -> None:
+    service = start(new_database, "--app-dir", "tests", app="second_week.conditions:app")
+    with service.wait() as client:
+        operations = client.get("/openapi.json").json()["paths"]["/echo"].values()
+        assert len({operation["operationId"] for operation in operations}) == 3
+
+
 def test_a_write_in_a_coroutine_of_a_worker_waits_for_the_lock(
     start: StartService, new_database: str, new_engine: sqlalchemy.Engine, tmp_path: Path
 ) -> None:
