@@ -66,14 +66,13 @@ TAG = {
     "description": "Entity tags, as in `ETag`, or `*`",
 }
 CHANGED = "It has changed since you read it"
-PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
 # For `openapi_extra`: FastAPI's Header would take 0.1 of a read's CPU.
 PRECONDITIONS: dict[str, Any] = {
     "parameters": [TAG | {"name": name} for name in ("if-match", "if-none-match")],
     "responses": {
         "412": {
             "description": CHANGED,
-            "content": {"application/json": PROBLEM | {"example": {"detail": CHANGED}}},
+            "content": {"application/json": {"example": {"detail": CHANGED}}},
         }
     },
 }
@@ -163,16 +162,27 @@ def add_to(document: dict[str, Any]) -> None:
     fault = schemas["ValidationError"]
     fault["properties"] = {name: fault["properties"][name] for name in FAULT}
     schemas["HTTPValidationError"]["required"] = ["detail"]
+    # FastAPI tells two models of one name apart by their modules.
+    long_name = f"{Problem.__module__}.Problem".replace(".", "__")
+    name = long_name if long_name in schemas else "Problem"
+    problem_schema = {"$ref": f"#/components/schemas/{name}"}
     if settings.tokens:
         schemes = document["components"].setdefault("securitySchemes", {})
         schemes["token"] = SCHEME
+    ids: set[str] = set()
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
+            while operation["operationId"] in ids:  # one route with several methods
+                operation["operationId"] += f"_{method}"
+            ids.add(operation["operationId"])
             secure(operation, closed=bool(settings.tokens) and not is_open(path))
             if "requestBody" not in operation:
                 for status in BODY:
                     operation["responses"].pop(str(status), None)
             describe(method, operation["responses"])
+            changed = operation["responses"].get("412", {})
+            for content in changed.get("content", {}).values():
+                content.setdefault("schema", problem_schema)
 
 
 def secure(operation: dict[str, Any], *, closed: bool) -> None:

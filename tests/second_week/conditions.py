@@ -31,6 +31,22 @@ class NoteUpdate(BaseModel):
     text: str
 
 
+class Problem(BaseModel):
+    """What a note is about, with the name of the service's own model."""
+
+    text: str
+
+
+@app.get("/problems")
+def read_problems() -> list[Problem]:
+    return []
+
+
+@app.api_route("/echo", methods=["GET", "POST", "PUT"])
+def echo() -> str:
+    return "echo"
+
+
 @app.get("/notes/{note_id}", openapi_extra=PRECONDITIONS)
 def read_note(
     note_id: int,

@@ -4,6 +4,7 @@ What is added stands in `routes.py`, `conditions.py` and `worker.py`, beside thi
 """
 
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -157,6 +158,30 @@ def test_a_resource_of_somebody_s_own_has_conditions_by_one_line(
             parameters = paths[method].get("parameters", [])
             named = {one["name"].lower() for one in parameters if one["in"] == "header"}
             assert headers <= named, method
+
+
+def test_a_model_of_somebody_s_own_may_be_named_problem(
+    start: StartService, new_database: str
+) -> None:
+    service = start(new_database, "--app-dir", "tests", app="second_week.conditions:app")
+    with service.wait() as client:
+        document = client.get("/openapi.json")
+        schemas = document.json()["components"]["schemas"]
+        named = set(re.findall(r'"#/components/schemas/([^"]+)"', document.text))
+        assert named <= set(schemas)
+        for path in ("/users/{user_id}", "/notes/{note_id}"):
+            answer = document.json()["paths"][path]["patch"]["responses"]["412"]
+            name = answer["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+            assert list(schemas[name]["properties"]) == ["detail"]
+
+
+def test_one_route_with_several_methods_has_an_operation_id_for_each(
+    start: StartService, new_database: str
+) -> None:
+    service = start(new_database, "--app-dir", "tests", app="second_week.conditions:app")
+    with service.wait() as client:
+        operations = client.get("/openapi.json").json()["paths"]["/echo"].values()
+        assert len({operation["operationId"] for operation in operations}) == 3
 
 
 def test_a_write_in_a_coroutine_of_a_worker_waits_for_the_lock(
