@@ -15,7 +15,8 @@ BUSY = "no session became free"
 STALE = "It has changed meanwhile: read it again"
 TAKEN = "Another one has this value already"
 REFERRED = "It refers to what is not there, or something refers to it"
-REFUSED = "A value cannot be stored: it is too large, or of another kind"
+TOO_LARGE = "A value cannot be stored: it is too large, or of another kind"
+REFUSED = {"type": "refused", "loc": [], "msg": TOO_LARGE}  # in FastAPI's shape of 422
 # Of SQLSTATE: unique, exclusion, foreign key, RESTRICT.
 CONFLICTS = {"23505": TAKEN, "23P01": TAKEN, "23503": REFERRED, "23001": REFERRED}
 DIVISION_BY_ZERO = "22012"  # a mistake, though its class is that of values
@@ -70,7 +71,7 @@ def answer_to(error: Exception, kind: str) -> HTTPException | None:
     if is_refused_value(error):
         cause = getattr(error, "orig", error)
         logger.error("A value was refused: %s", type(cause).__name__)
-        return HTTPException(422, REFUSED)
+        return HTTPException(422, [REFUSED])
     if not isinstance(error, NotReadyError | exc.TimeoutError | exc.DBAPIError):
         return None
     return None if is_mistake(error) else outage(error, kind)

@@ -182,7 +182,8 @@ def test_a_value_that_the_database_refuses_is_422_with_a_sentence_and_a_line_in_
     answer = client.get(f"/photos/{10**20}")
 
     assert answer.status_code == 422
-    assert len(refused(answer)["detail"].split()) > 2
+    (fault,) = refused(answer)["detail"]
+    assert len(fault["msg"].split()) > 2
     logged(
         service.log,
         "NumericValueOutOfRange" if url.startswith("postgresql") else "OverflowError",
