@@ -66,22 +66,13 @@ TAG = {
     "description": "Entity tags, as in `ETag`, or `*`",
 }
 CHANGED = "It has changed since you read it"
-# Not a reference to Problem: somebody may have a model of that name.
-CHANGED_BODY = {
-    "schema": {
-        "type": "object",
-        "properties": {"detail": {"type": "string"}},
-        "required": ["detail"],
-    },
-    "example": {"detail": CHANGED},
-}
 # For `openapi_extra`: FastAPI's Header would take 0.1 of a read's CPU.
 PRECONDITIONS: dict[str, Any] = {
     "parameters": [TAG | {"name": name} for name in ("if-match", "if-none-match")],
     "responses": {
         "412": {
             "description": CHANGED,
-            "content": {"application/json": CHANGED_BODY},
+            "content": {"application/json": {"example": {"detail": CHANGED}}},
         }
     },
 }
@@ -185,6 +176,15 @@ def add_to(document: dict[str, Any]) -> None:
                 for status in BODY:
                     operation["responses"].pop(str(status), None)
             describe(method, operation["responses"])
+            if changed := operation["responses"].get("412"):
+                changed["content"]["application/json"].update(problem_schema(schemas))
+
+
+def problem_schema(schemas: dict[str, Any]) -> dict[str, Any]:
+    """Return the reference to Problem: FastAPI tells two of a name by their modules."""
+    long_name = f"{Problem.__module__}.Problem".replace(".", "__")
+    name = long_name if long_name in schemas else "Problem"
+    return {"schema": {"$ref": f"#/components/schemas/{name}"}}
 
 
 def secure(operation: dict[str, Any], *, closed: bool) -> None:
