@@ -176,15 +176,16 @@ def add_to(document: dict[str, Any]) -> None:
                 for status in BODY:
                     operation["responses"].pop(str(status), None)
             describe(method, operation["responses"])
-            if changed := operation["responses"].get("412"):
-                changed["content"]["application/json"].update(problem_schema(schemas))
+            changed = operation["responses"].get("412", {}).get("content", {})
+            for content in changed.values():
+                content.setdefault("schema", problem_schema(schemas))
 
 
 def problem_schema(schemas: dict[str, Any]) -> dict[str, Any]:
     """Return the reference to Problem: FastAPI tells two of a name by their modules."""
     long_name = f"{Problem.__module__}.Problem".replace(".", "__")
     name = long_name if long_name in schemas else "Problem"
-    return {"schema": {"$ref": f"#/components/schemas/{name}"}}
+    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def secure(operation: dict[str, Any], *, closed: bool) -> None:
