@@ -2,6 +2,7 @@
 
 import os
 import re
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator
@@ -48,7 +49,7 @@ class Settings(BaseSettings):
             raise ValueError(f"is {EXAMPLE}, as in the example: make your own")
         return value
 
-    @property
+    @cached_property
     def tokens(self) -> list[bytes]:
         """Return what a client may send: two tokens, while one replaces the other."""
         return [token.encode() for token in self.api_token.split(",") if token]
