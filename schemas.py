@@ -133,8 +133,6 @@ class UserRead(BaseModel):
     """A user, as stored."""
 
     # Plain types: what is in the database has been checked.
-    model_config = ConfigDict(from_attributes=True)
-
     id: int = Field(le=MAX_ID, examples=[1], json_schema_extra=INT64)
     name: str = Field(examples=["Ada Lovelace"])
     email: str = Field(examples=["ada@example.com"])

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from helpers import ADA, GRACE, add, alembic, logged, refused, replace, sql
+from helpers import ADA, GRACE, add, alembic, append, logged, refused, replace, sql
 from service import StartService
 
 pytestmark = pytest.mark.slow
@@ -228,3 +228,43 @@ def test_a_field_of_the_query_that_is_no_column_and_no_condition_is_500_and_the_
         assert client.get("/users").status_code == 500
 
     assert "UserQuery.contains is no column of User" in logged(service.log, "TypeError")
+
+
+def test_rows_of_another_table_are_the_same_in_the_list_and_in_one_user(
+    start: StartService, new_database: str, project: Path
+) -> None:
+    append(
+        project / "models.py",
+        """    pets: Mapped[list["Pet"]] = relationship(cascade="all, delete-orphan")
+
+
+class Pet(Base):
+    __tablename__ = "pets"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(50))
+    owner_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+""",
+    )
+    replace(
+        project / "models.py",
+        "\nfrom typing",
+        "\nfrom sqlalchemy import ForeignKey\nfrom sqlalchemy.orm import relationship\nfrom typing",
+    )
+    append(
+        project / "schemas.py",
+        '    pets: list["PetRead"]\n\n\nclass PetRead(BaseModel):\n    name: str\n',
+    )
+    upgrade(project, new_database)
+    with start(new_database, cwd=project).wait() as client:
+        ada = add(client, ADA).json()
+        assert ada["pets"] == []
+        sql(new_database, f"INSERT INTO pets (name, owner_id) VALUES ('Rex', {ada['id']})")
+
+        one = client.get(f"/users/{ada['id']}").json()
+
+        assert one["pets"] == [{"name": "Rex"}]
+        assert client.get("/users").json()[-1] == one
+        changed = client.patch(f"/users/{ada['id']}", json={"name": "Ada King"}).json()
+        assert changed == one | {"name": "Ada King"}
+        assert client.delete(f"/users/{ada['id']}").status_code == 204
