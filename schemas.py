@@ -10,9 +10,13 @@ from pydantic.json_schema import WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 MAX_ID = 2**53 - 1  # JSON readers keep whole numbers exact up to here (RFC 7493, 2.2)
-# Of Unicode: controls, and those that turn the direction of a text; what shows nothing.
+# Of Unicode: controls, and those that turn the direction of a text; what shows nothing,
+# up to U+FFFF: a pattern of JavaScript reads no more as one character.
 CONTROLS = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
-BLANKS = r"\s\xad\u034f\u115f\u1160\u200b-\u200d\u2060-\u2064\u2800\u3164\ufeff\uffa0"
+BLANKS = (
+    r"\s\xad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200d\u2060-\u206f"
+    r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8"
+)
 
 
 def check_email(value: str) -> str:

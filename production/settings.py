@@ -47,6 +47,8 @@ class Settings(BaseSettings):
             raise ValueError(f"{unsendable}: use ASCII, no blanks")
         if EXAMPLE in value.split(","):
             raise ValueError(f"is {EXAMPLE}, as in the example: make your own")
+        if value and not value.strip(","):  # as of $NEW,$OLD, of which none is set
+            raise ValueError("has commas, and no token: the service would be open")
         return value
 
     @cached_property

@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartService]:
     started: list[Service] = []
 
-    def start(database_url: str, *options: str, **where: Any) -> Service:
+    def start(database_url: str | None, *options: str, **where: Any) -> Service:
         log = tmp_path_factory.mktemp("service") / "log"
         started.append(Service(database_url, log, *options, **where))
         return started[-1]
@@ -74,7 +74,7 @@ def start(_start: StartService) -> Iterator[StartService]:
     """Start services that the test may break or stop; none of them may print a traceback."""
     mine: list[Service] = []
 
-    def remember(database_url: str, *options: str, **where: Any) -> Service:
+    def remember(database_url: str | None, *options: str, **where: Any) -> Service:
         mine.append(_start(database_url, *options, **where))
         return mine[-1]
 

@@ -26,10 +26,17 @@ class Service:
     """A uvicorn process, on a port that the system picks."""
 
     def __init__(
-        self, database_url: str, log: Path, *options: str, cwd: Path = ROOT, app: str = "main:app"
+        self,
+        database_url: str | None,  # None: neither this is set nor what the environment has
+        log: Path,
+        *options: str,
+        cwd: Path = ROOT,
+        app: str = "main:app",
     ) -> None:
         self.log = log
-        environment = os.environ | {"DATABASE_URL": database_url, "PYTHONUNBUFFERED": "1"}
+        environment = os.environ | {"DATABASE_URL": database_url or "", "PYTHONUNBUFFERED": "1"}
+        if database_url is None:
+            del environment["DATABASE_URL"]
         arguments = ["uvicorn", app, "--port", "0", *options]
         self.process: Fork | subprocess.Popen[bytes]
         if not any(option.startswith(("--reload", "--workers")) for option in options):

@@ -1,10 +1,18 @@
 """The OpenAPI document and the pages made from it."""
 
+import json
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import httpx
+import pytest
 
-from helpers import ADA, JSON, refused
+from helpers import ADA, JSON, TOKEN, refused
+from service import ROOT, StartService
 
 OPERATIONS = {
     ("/users", "get"): "read_users",
@@ -27,6 +35,72 @@ def test_every_operation_has_its_functions_name_and_says_that_it_may_be_503(
     for path, operations in paths.items():
         for method, operation in operations.items():
             assert "503" in operation["responses"], (method, path)
+
+
+def test_no_two_operations_have_the_same_id(client: httpx.Client) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+
+    ids = [operation["operationId"] for path in paths.values() for operation in path.values()]
+
+    assert len(ids) == len(set(ids)) == len(OPERATIONS)
+
+
+def exported(**environment: str) -> Any:
+    """Return the document as generators of clients read it: without a server."""
+    code = "import json, main; print(json.dumps(main.app.openapi()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("token", ["", TOKEN], ids=["open", "with a token"])
+def test_the_document_is_the_same_whether_it_is_served_or_exported(
+    start: StartService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("API_TOKEN", token)
+    url = f"sqlite:///{tmp_path}/users.db"
+    with start(url).wait() as client:
+        served = client.get("/openapi.json").json()
+
+        assert exported(DATABASE_URL=url) == served
+        assert client.get("/openapi.json").json() == served
+        assert "servers" not in served
+        assert ("securitySchemes" in served["components"]) == bool(token)
+
+
+def test_every_id_has_64_bits_for_the_clients_whose_language_asks(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    ids = [document["components"]["schemas"]["UserRead"]["properties"]["id"]]
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", []):
+                if parameter["name"] in ("user_id", "after"):
+                    ids.append(parameter["schema"])
+
+    assert len(ids) == 5  # of a user; in GET, PATCH and DELETE of one; `after`
+    for schema in ids:
+        assert (schema["type"], schema["format"]) == ("integer", "int64")
+        assert schema["maximum"] == 2**53 - 1
+
+
+def test_without_a_token_every_operation_says_that_it_is_open(client: httpx.Client) -> None:
+    for path, operations in client.get("/openapi.json").json()["paths"].items():
+        for method, operation in operations.items():
+            assert operation["security"] == [], (method, path)
+
+
+def test_a_refused_value_always_has_its_detail(client: httpx.Client) -> None:
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+
+    assert schemas["HTTPValidationError"]["required"] == ["detail"]
 
 
 def test_the_documented_limits_are_those_of_the_service(client: httpx.Client) -> None:

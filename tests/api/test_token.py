@@ -170,6 +170,40 @@ def test_a_wrong_token_is_told_from_a_missing_one_as_documented(owner: httpx.Cli
     assert missing.json() != wrong.json()
 
 
+@pytest.mark.slow
+def test_while_one_token_replaces_the_other_both_are_taken_and_nothing_else(
+    start: StartService, sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new, old = f"new-{TOKEN}", f"old-{TOKEN}"
+    monkeypatch.setenv("API_TOKEN", f"{new},{old}")
+    service = start(sqlite)
+    with service.wait() as client:
+        for token in (new, old):
+            allowed = {"Authorization": f"Bearer {token}"}
+            assert client.get("/users", headers=allowed).status_code == 200
+            assert client.post("/users", headers=allowed).status_code == 422
+        others = ["", ",", TOKEN, f"{new},{old}", f"{old},{new}", f"{new},", f",{old}", new[:-1]]
+        for token in others:
+            wrong = {"Authorization": f"Bearer {token}".strip()}
+            assert client.get("/users", headers=wrong).status_code == 401, token
+        assert client.get("/users").status_code == 401
+        schemes = client.get("/openapi.json").json()["components"]["securitySchemes"]
+        assert len(schemes) == 1
+    assert TOKEN not in service.log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("token", [f"{TOKEN},", f",{TOKEN}"])
+def test_a_comma_without_a_second_token_lets_nobody_in(
+    start: StartService, sqlite: str, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("API_TOKEN", token)
+    with start(sqlite).wait() as client:
+        for sent, status in {"": 401, ",": 401, token: 401, TOKEN: 200}.items():
+            headers = {"Authorization": f"Bearer {sent}".strip()}
+            assert client.get("/users", headers=headers).status_code == status, sent
+
+
 def test_the_token_is_never_logged(owner: httpx.Client, service: Service) -> None:
     add(owner, ADA)
     with stranger(owner, Authorization=f"Bearer {TOKEN}x") as client:
@@ -197,6 +231,8 @@ def test_a_service_without_a_token_says_so_once(start: StartService, sqlite: str
         "s3cret two",
         "s3cret\n",
         "s3cr\N{LATIN SMALL LETTER E WITH ACUTE}t",
+        "s3cret, s3cret2",
+        "s3cret,s3cret2 ",
     ],
 )
 def test_a_token_that_no_client_can_send_stops_the_start_with_the_reason(
@@ -206,3 +242,21 @@ def test_a_token_that_no_client_can_send_stops_the_start_with_the_reason(
 
     assert said.splitlines()[-1].startswith("ValueError: API_TOKEN has a character that no client")
     assert "s3cr" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("token", "reason"),
+    [
+        ("change-me", "is change-me, as in the example: make your own"),
+        ("s3cret,change-me", "is change-me, as in the example: make your own"),
+        (",", "has commas, and no token: the service would be open"),
+    ],
+)
+def test_a_token_that_keeps_nobody_out_stops_the_start_with_the_reason(
+    token: str, reason: str, sqlite: str
+) -> None:
+    said = reason_not_to_start(API_TOKEN=token, DATABASE_URL=sqlite)
+
+    assert said.splitlines()[-1] == f"ValueError: API_TOKEN {reason}"
+    assert "s3cret" not in said

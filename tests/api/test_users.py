@@ -8,7 +8,7 @@ import httpx
 import pytest
 import sqlalchemy
 
-from helpers import ADA, GRACE, add, add_many, connect, refused
+from helpers import ADA, GRACE, add, add_many, connect, refused, sql
 from service import StartService
 
 MAX_ID = 2**53 - 1
@@ -129,6 +129,47 @@ def test_a_user_is_found_by_email_in_any_case(client: httpx.Client) -> None:
     assert client.get("/users", params={"email": "ADA@Example.com"}).json() == [ada]
     assert client.get("/users", params={"email": "nobody@example.com"}).json() == []
     assert client.get("/users", params={"email": "no e-mail"}).status_code == 422
+
+
+def test_a_plus_in_the_email_to_look_for_is_a_blank_and_the_refusal_says_how_to_write_it(
+    client: httpx.Client,
+) -> None:
+    tagged = add(client, ADA | {"email": "ada+news@example.com"}).json()
+
+    (fault,) = refused(client.get("/users?email=ada+news@example.com"))["detail"]
+
+    assert fault["loc"] == ["query", "email"]
+    assert "+ is %2B" in fault["msg"]
+    assert "news" not in fault["msg"]
+    assert client.get("/users?email=ada%2Bnews@example.com").json() == [tagged]
+
+
+def test_caches_ask_again_before_they_use_an_answer_about_users(client: httpx.Client) -> None:
+    created = client.post("/users", json=ADA)
+    address = created.headers["location"]
+    answers: dict[int | str, httpx.Response] = {
+        200: client.get(address),
+        201: created,
+        304: client.get(address, headers={"If-None-Match": created.headers["etag"]}),
+        404: client.get(f"/users/{MAX_ID}"),
+        405: client.put(address),
+        409: client.post("/users", json=ADA),
+        412: client.patch(address, json={}, headers={"If-Match": '"2"'}),
+        422: client.get("/users?limit=x"),
+    }
+    answers |= {"list": client.get("/users"), "head": client.head(address)}
+    answers |= {"change": client.patch(address, json={"name": "A"}), 204: client.delete(address)}
+
+    for expected, answer in answers.items():
+        assert answer.status_code == (expected if isinstance(expected, int) else 200)
+        assert answer.headers.get_list("cache-control") == ["no-cache"], expected
+
+
+def test_no_cache_keeps_the_answer_of_health(client: httpx.Client) -> None:
+    for method in ("GET", "HEAD"):
+        answer = client.request(method, "/health")
+
+        assert answer.headers.get_list("cache-control") == ["no-store"]
 
 
 def test_an_unknown_query_parameter_is_refused_rather_than_ignored(client: httpx.Client) -> None:
@@ -355,6 +396,36 @@ def test_the_user_with_the_greatest_id_is_served_like_any_other(
             connection.exec_driver_sql("DELETE FROM sqlite_sequence")
 
 
+@pytest.mark.slow
+def test_when_the_ids_are_used_up_no_user_is_made_that_nobody_could_read(
+    _start: StartService,  # noqa: PT019 - it lets a service print a traceback
+    new_database: str,
+) -> None:
+    set_counter = {
+        "sqlite": f"UPDATE sqlite_sequence SET seq = {MAX_ID - 1}",
+        "postgresql": f"SELECT setval(pg_get_serial_sequence('users', 'id'), {MAX_ID - 1})",
+    }
+    service = _start(new_database)
+    with service.wait() as client:
+        ada = add(client, ADA).json()
+        sql(new_database, set_counter[new_database.partition(":")[0]])
+        last = add(client, GRACE).json()
+        assert last["id"] == MAX_ID
+
+        for name in ("one", "two"):
+            refusal = client.post("/users", json={"name": name, "email": f"{name}@example.com"})
+
+            assert refusal.status_code == 500
+        assert client.get("/users").json() == [ada, last]
+        assert sql(new_database, "SELECT id FROM users ORDER BY id") == [(ada["id"],), (MAX_ID,)]
+        assert client.patch(f"/users/{MAX_ID}", json={"name": "Changed"}).status_code == 200
+        assert client.get("/health").status_code == 200
+    log = service.log.read_text()
+    assert "one@example.com" not in log
+    assert f"less than or equal to {MAX_ID}" in log  # the operator learns why
+    service.kill()
+
+
 def test_a_method_that_an_address_does_not_have_is_answered_with_those_it_has(
     client: httpx.Client,
 ) -> None:
@@ -428,6 +499,8 @@ def leads_back_behind(prefix: str, asked: httpx.Client, seen: httpx.Client) -> N
     assert asked.get("/users?limit=1").headers["link"] == '<?limit=1&after=1>; rel="next"'
     assert asked.get("/").headers["location"] == f"{prefix}/docs"
     assert f"'{prefix}/openapi.json'" in asked.get("/docs").text
+    servers = asked.get("/openapi.json").json().get("servers")
+    assert servers == ([{"url": prefix}] if prefix else None)
     assert seen.get(created.headers["location"]).json() == created.json()
 
 
