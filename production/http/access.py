@@ -20,6 +20,7 @@ OPEN = [
 ]
 BEARER = {"WWW-Authenticate": "Bearer"}
 MAX_HEADERS = 16 * 1024  # bytes, names included
+# RFC 9110, 8.4
 COMPRESSED = "The body must not be compressed: leave Content-Encoding out"
 UPGRADE = "A body cannot come with Upgrade: send it as HTTP/1.1 alone"
 
@@ -27,7 +28,8 @@ UPGRADE = "A body cannot come with Upgrade: send it as HTTP/1.1 alone"
 def refused(
     status: int, detail: str, headers: dict[str, str] | None = None
 ) -> Response:
-    """Return a refusal in the shape of FastAPI's."""
+    """Return a refusal in the shape of FastAPI's, which no cache may keep."""
+    headers = {"Cache-Control": "no-cache"} | (headers or {})
     return JSONResponse({"detail": detail}, status, headers)
 
 
@@ -46,7 +48,7 @@ def refuse(scope: Scope, headers: dict[bytes, bytes]) -> Response | None:
     if path.endswith("\n"):  # which the pattern of a route overlooks
         return refused(404, "Not Found")
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        return refused(415, COMPRESSED)  # RFC 9110, 8.4
+        return refused(415, COMPRESSED, {"Accept-Encoding": "identity"})  # 12.5.3
     return None
 
 

@@ -51,8 +51,8 @@ class ServiceMiddleware:
         scope["database use"] = answer.use
         if answer.head:
             scope = {**scope, "method": "GET"}
-        # To count the bytes of a body takes 5 % of a read's CPU.
-        app = self.limited if may_have_body(scope, headers) else self.app
+        # To count the bytes of a body takes 5 % of a request's CPU.
+        app = self.limited if may_be_too_long(scope, headers) else self.app
         await self.serve(app, scope, receive, answer)
 
     async def serve(
@@ -173,11 +173,12 @@ def hide_query() -> None:
         span.set_attribute(name, "REDACTED")
 
 
-def may_have_body(scope: Scope, headers: dict[bytes, bytes]) -> bool:
-    """Tell whether a request may come with a body, by its method and its headers."""
-    if b"content-length" in headers or b"transfer-encoding" in headers:
-        return True
-    return scope["method"] not in ("GET", "HEAD", "OPTIONS")
+def may_be_too_long(scope: Scope, headers: dict[bytes, bytes]) -> bool:
+    """Tell whether a body is too long, or of a length that the headers do not say."""
+    if length := headers.get(b"content-length"):
+        return int(length) > MAX_BODY
+    # Before HTTP/2, a body without a length comes in chunks.
+    return b"transfer-encoding" in headers or scope["http_version"] > "1.1"
 
 
 def is_stop_of_uvicorn(error: CancelledError) -> bool:
