@@ -38,7 +38,7 @@ for setting in ("API_TOKEN", "DATABASE_READ_URL", "DATABASE_CONNECTIONS"):
 
 def pytest_report_header() -> list[str]:
     return [
-        "six minutes on two cores with -n 4; half a minute with -n 2 -m 'not slow'",
+        "five minutes on two cores with -n 4; half a minute with -n 2 -m 'not slow'",
         "needs tests/requirements.txt; some tests need Chromium, nginx or PgBouncer",
     ]
 

@@ -42,7 +42,7 @@ def test_no_two_operations_have_the_same_id(client: httpx.Client) -> None:
 
     ids = [operation["operationId"] for path in paths.values() for operation in path.values()]
 
-    assert len(ids) == len(set(ids)) == len(OPERATIONS)
+    assert len(ids) == len(set(ids)) >= len(OPERATIONS)
 
 
 def exported(**environment: str) -> Any:

@@ -328,7 +328,7 @@ def test_the_json_that_the_database_writes_means_the_same_as_user_read(
 
     page = client.get("/users")
 
-    users = [UserRead.model_validate(row) for row in rows]
+    users = [UserRead.model_validate(row, from_attributes=True) for row in rows]
     assert TypeAdapter(list[UserRead]).validate_json(page.content, strict=True) == users
     assert page.json() == [user.model_dump() for user in users]
     for user in users:
