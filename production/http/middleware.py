@@ -25,7 +25,6 @@ class ServiceMiddleware:
     """Middleware that every request passes, whatever made its route."""
 
     def __init__(self, app: ASGIApp) -> None:
-        """Stand before the app."""
         self.app = app
         # A route of its own may take more: `max_body_size` of FastAPI.
         self.limited = RequestBodyLimitMiddleware(app, MAX_BODY)
@@ -82,7 +81,6 @@ class HeldAnswer:
     """An answer, held back until its request has ended its use of the database."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Take what the server gave for the request."""
         self.server = scope, receive, send
         self.pass_on = send
         self.head = scope["method"] == "HEAD"

@@ -31,7 +31,6 @@ class Preconditions:
     """What a client knows of a resource, and asks to be so still."""
 
     def __init__(self, request: Request) -> None:
-        """Take the request."""
         self.request = request
         self.if_match = request.headers.getlist("if-match")
         self.if_none_match = request.headers.getlist("if-none-match")

@@ -32,7 +32,6 @@ class OutageLog:
     """Says once that an outage begins, and why, and once that it is over."""
 
     def __init__(self) -> None:
-        """Begin with no outage."""
         self.reasons: set[str] = set()
         self.refused: set[str] = set()  # kinds of requests: reads, writes
         self.last = 0.0

@@ -27,7 +27,6 @@ class Limit:
     """So many permits; a holder that takes long goes on with one for slow requests."""
 
     def __init__(self, permits: int, slow: "Limit | None" = None) -> None:
-        """Take how many there are, and the limit of the slow requests."""
         self.semaphore = Semaphore(permits)
         self.slow = slow
         self.since: dict[Any, float] = {}  # of the holders, the oldest first

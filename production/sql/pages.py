@@ -47,7 +47,6 @@ class json_rows(FunctionElement[str]):  # noqa: N801 - a function of SQL
     inherit_cache = True
 
     def __init__(self, rows: Subquery) -> None:
-        """Take the subquery whose columns become the fields."""
         super().__init__(rows.table_valued(), *rows.c)
 
 

@@ -51,7 +51,6 @@ class Connection(psycopg.Connection[Any]):
     written = 0  # rows
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Take what psycopg gives."""
         super().__init__(*arguments, **options)
         self.savepoints: dict[str, int] = {}
 
@@ -64,9 +63,9 @@ class Connection(psycopg.Connection[Any]):
         if verb.startswith(CHANGES):
             self.written += int(count)
         elif status == "SAVEPOINT":
-            self.savepoints[query.split()[-1]] = self.written
+            self.savepoints[str(query).split()[-1]] = self.written
         elif status == "ROLLBACK":
-            self.written = self.savepoints.get(query.split()[-1], 0)
+            self.written = self.savepoints.get(str(query).split()[-1], 0)
 
     def commit(self) -> None:
         """End the transaction."""
@@ -146,16 +145,16 @@ class PostgreSQL:
         was opened before the end of an outage may still be as the outage was.
         """
         now = time.monotonic()
-        if now - record.info.get("taken", now) > 0.5:
+        taken = record.info.get("taken")
+        record.info["taken"] = now
+        if taken is None:  # it was opened just now
+            return
+        if now - taken > 0.5:
             try:
                 self.ping(connection)
             except psycopg.Error as error:
                 raise exc.InvalidatePoolError(str(error)) from error
-        fresh = "taken" not in record.info
-        record.info["taken"] = now
-        if fresh:
-            return
-        promoted = record.info["standby"] != is_standby(connection)
+        promoted = record.info["standby"] and not is_standby(connection)
         if promoted or record.info["opened"] <= self.last_bad:
             raise exc.InvalidatePoolError("opened before or in an outage")
 

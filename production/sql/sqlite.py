@@ -36,7 +36,6 @@ class Connection(sqlite3.Connection):
     unwritten = 0  # changes of before the transaction, or undone in it
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Take what sqlite3 gives."""
         super().__init__(*arguments, **options)
         self.savepoints: dict[str, int] = {}
 
