@@ -3,7 +3,7 @@
 What is added stands in `commits.py`, beside this file.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -26,11 +26,6 @@ WRITTEN: dict[str, Stored] = {
     "change": ([], ["Lost"]),
     "remove": ([], []),
 }
-
-
-@pytest.fixture(scope="module")
-def url(create_database: Callable[[], str]) -> str:
-    return create_database()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ What is added stands in `photos.py`, beside this file.
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -43,11 +43,6 @@ LARGE = [2**31, -(2**31) - 1, 10**20, -(10**20)]
 
 
 @pytest.fixture(scope="module")
-def url(create_database: Callable[[], str]) -> str:
-    return create_database()
-
-
-@pytest.fixture(scope="module")
 def service(_start: StartService, url: str) -> Iterator[Service]:
     service = _start(url, "--app-dir", "tests", app="second_week.photos:app")
     service.wait().close()
@@ -61,14 +56,6 @@ def mistaken(service: Service, url: str) -> Service:
     """That service without users, for a test that makes it print tracebacks."""
     sql(url, "DELETE FROM photos", "DELETE FROM users")
     return service
-
-
-@pytest.fixture
-def client(mistaken: Service) -> Iterator[httpx.Client]:
-    seen = len(mistaken.log.read_text())
-    with mistaken.client() as client:
-        yield client
-    assert "Traceback" not in (log := mistaken.log.read_text()[seen:]), log
 
 
 @pytest.fixture

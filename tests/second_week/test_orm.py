@@ -39,11 +39,6 @@ RED, BLUE = {"X-Tenant": "red"}, {"X-Tenant": "blue"}
 
 
 @pytest.fixture(scope="module")
-def url(create_database: Callable[[], str]) -> str:
-    return create_database()
-
-
-@pytest.fixture(scope="module")
 def service(_start: StartService, url: str) -> Iterator[Service]:
     alembic(url, "upgrade", "head")
     make_tables(url, *TABLES)
@@ -59,14 +54,6 @@ def mistaken(service: Service, url: str) -> Service:
     tables = ("addresses", "badges", "albums", "users", "trail", "changes")
     sql(url, *(f"DELETE FROM {table}" for table in tables))
     return service
-
-
-@pytest.fixture
-def client(mistaken: Service) -> Iterator[httpx.Client]:
-    seen = len(mistaken.log.read_text())
-    with mistaken.client() as client:
-        yield client
-    assert "Traceback" not in (log := mistaken.log.read_text()[seen:]), log
 
 
 def give(url: str, table: str, user: httpx.Response, **values: str) -> None:

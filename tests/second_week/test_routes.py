@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -24,11 +24,6 @@ KIB = 1024
 SENT = ["declared", "chunked"]
 NOTES = """CREATE TABLE notes (
     id {id}, text VARCHAR(100) NOT NULL, version BIGINT DEFAULT 1 NOT NULL)"""
-
-
-@pytest.fixture(scope="module")
-def url(create_database: Callable[[], str]) -> str:
-    return create_database()
 
 
 @pytest.fixture(scope="module")

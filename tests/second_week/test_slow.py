@@ -5,7 +5,7 @@ What is added stands in `slow.py`, beside this file.
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,11 +20,6 @@ pytestmark = pytest.mark.slow
 ADDRESSES = ["/rates", "/rates/async", "/mine", "/mine/async", "/pay", "/pay/async"]
 ME = {"name": "Me", "email": "me@example.com"}
 numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def url(create_database: Callable[[], str]) -> str:
-    return create_database()
 
 
 @pytest.fixture(scope="module")
