@@ -61,7 +61,7 @@ class ServiceMiddleware:
         try:
             await app(scope, receive, answer.send)
         except (NobodyReadsError, ClientDisconnect, ExceptionGroup):
-            if not answer.head:  # which is answered without a body
+            if not (answer.head and answer.over):  # which is without a body
                 raise
         except CancelledError as error:
             if not is_stop_of_uvicorn(error):  # a time limit of somebody's own

@@ -9,7 +9,10 @@ from fastapi.utils import generate_unique_id
 from pydantic import BaseModel
 
 from production.http.access import is_open
+from production.http.errors import NO_JSON
+from production.http.preconditions import CHANGED
 from production.settings import settings
+from production.sql import errors
 
 
 class Problem(BaseModel):
@@ -47,9 +50,9 @@ def problem(detail: str, *names: str, meaning: str = "") -> dict[str, Any]:
 PAGE = {"description": "A page of the list"} | headers("Link")
 CREATED = {"description": "The new user"} | headers("ETag", "Location")
 NO_USER = problem("No such user")
-CONFLICT = problem("Another one has this value already")
+CONFLICT = problem(errors.TAKEN)
 REFERRED = problem(
-    "It refers to what is not there, or something refers to it",
+    errors.REFERRED,
     meaning="Something still refers to the user, who is not deleted",
 )
 TAKEN = problem(
@@ -65,7 +68,6 @@ TAG = {
     "schema": {"type": "string"},
     "description": "Entity tags, as in `ETag`, or `*`",
 }
-CHANGED = "It has changed since you read it"
 # For `openapi_extra`: FastAPI's Header would take 0.1 of a read's CPU.
 PRECONDITIONS: dict[str, Any] = {
     "parameters": [TAG | {"name": name} for name in ("if-match", "if-none-match")],
@@ -93,7 +95,7 @@ UNAUTHORIZED = {
 BODY = {
     400: problem("There was an error parsing the body"),
     413: problem("Content Too Large", meaning="The body is over 64 KiB"),
-    415: problem("Send JSON, with the header Content-Type: application/json"),
+    415: problem(NO_JSON),
 }
 FAULT = ("loc", "msg", "type")  # FastAPI's own document has "input", too
 INVALID = "A value is not valid: `loc` says where it stands, `msg` what is wrong"
@@ -132,7 +134,7 @@ ABOUT: dict[str, Any] = {
     ],
     "responses": {
         401: UNAUTHORIZED,
-        503: problem("The database does not answer", "Retry-After"),
+        503: problem(errors.OUTAGE, "Retry-After"),
         **BODY,
     },
     "swagger_ui_parameters": {"syntaxHighlight": False},  # lines then fit on a phone

@@ -29,9 +29,9 @@ def page_of(
     """
     columns = filters_of(model, type(query), tuple(conditions))
     values = query.model_dump(exclude_none=True)
-    found: Any
     filters = tuple(name for name in columns if name in values)
     given = [conditions[name] for name in query.model_fields_set & conditions.keys()]
+    found: Any
     if is_plain(model, schema):
         page = json_of(model, schema, filters, given)
         found = db.execute(page, values, bind_arguments=one_select(db)).one()
@@ -52,10 +52,16 @@ def write(
     limit = values["limit"]
     one_more = values | {"limit": limit + 1}
     found = db.scalars(rows, one_more, bind_arguments=one_select(db)).all()
-    page = TypeAdapter(list[schema])  # type: ignore[valid-type]
+    page = list_of(schema)
     shown = page.validate_python(found[:limit], from_attributes=True)
     last = found[limit - 1].id if len(found) > limit else None
     return page.dump_json(shown), last
+
+
+@cache
+def list_of(schema: type[BaseModel]) -> TypeAdapter[list[Any]]:
+    """Prepare the schema of a list once: that takes longer than to use it."""
+    return TypeAdapter(list[schema])  # type: ignore[valid-type]
 
 
 @cache
